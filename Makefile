@@ -1,0 +1,60 @@
+# Everything a user or CI calls. Needs Python 3.11 or newer and make; installs the rest into .venv.
+# On Linux without a GPU, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu saves gigabytes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := handler.py src tests builder
+
+.PHONY: run test lint format docs lock image-check clean help
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+run: $(VENV)/installed  ## edit a picture, from job to saved file
+	@$(BIN)/python -m kontext.demo
+
+test: $(VENV)/installed .venv-s3/installed  ## run every test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the README's tables are true
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/cog --check README.md
+
+format: $(VENV)/installed  ## format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+docs: $(VENV)/installed  ## write the README's tables anew
+	$(BIN)/cog -r README.md
+
+# What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+    --no-annotate --no-header
+lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
+	$(COMPILE) pyproject.toml | grep -vE '^(triton|cuda|nvidia)-?' > builder/requirements.txt
+	$(COMPILE) --group dev -c builder/requirements.txt > builder/requirements-dev.txt
+	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
+
+image-check:  ## build the image's steps without a registry (Debian, root, buildah)
+	builder/image-check.sh
+
+$(VENV)/installed: pyproject.toml builder/requirements.txt builder/requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -r builder/requirements.txt \
+	    -r builder/requirements-dev.txt
+	$(BIN)/python -m pip install --no-deps --editable .
+	@touch $@
+
+# ministack pins an older botocore than ours, so it lives apart.
+.venv-s3/installed: builder/requirements-s3.txt
+	$(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install -r builder/requirements-s3.txt
+	@touch $@
+
+clean:  ## remove what was installed and built
+	rm -rf .venv .venv-s3 build output

@@ -1,0 +1,25 @@
+"""Entry point: builds the worker once and starts Runpod."""
+
+import sys
+from pathlib import Path
+
+from kontext import logs
+from kontext.errors import SettingsError
+from kontext.settings import Settings
+
+
+def main() -> None:
+    """Read the settings, set up the log, and only then import the SDK, which reads the level."""
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        sys.exit(f"The worker cannot start: {error}")
+    logs.configure(settings.production)
+    from kontext import serverless
+
+    serverless.start(settings, Path(__file__).with_name("test_input.json"))
+
+
+# Guarded: Python 3.14 imports the main module again in the SDK's heartbeat process.
+if __name__ == "__main__":
+    main()

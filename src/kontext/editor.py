@@ -1,0 +1,88 @@
+"""One edit with the pipeline: reference, noise, steps, progress, stop, crop.
+
+Synchronous; it runs where it is called and knows nothing of jobs, queues or files.
+"""
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+
+from kontext.edit import Edit
+from kontext.errors import OutOfMemory
+from kontext.model import Model
+
+
+class Editor:
+    """Edits pictures, one at a time.
+
+    Args:
+        model: The loaded pipeline.
+        true_cfg_scale: Scale of true classifier-free guidance, above 1.
+    """
+
+    def __init__(self, model: Model, true_cfg_scale: float) -> None:
+        self.model = model.name
+        self.revision = model.revision
+        self._pipeline = model.pipeline
+        self._true_cfg_scale = true_cfg_scale
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        """Return the edited picture, RGB, of exactly `edit.size`.
+
+        Args:
+            edit: What to do.
+            on_step: Called with the number of steps done after each; what it raises ends the
+                edit and leaves the pipeline ready for the next.
+
+        Raises:
+            OutOfMemory: The edit does not fit into the GPU's memory.
+        """
+        try:
+            pixels = self._pixels(edit, on_step)
+        except torch.OutOfMemoryError:
+            pixels = None
+        if pixels is None:  # out of the handler, which would keep the tensors alive
+            torch.cuda.empty_cache()
+            raise OutOfMemory(
+                f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
+            )
+        # The surplus of the grid lies to the right and below, as in the reference.
+        return Image.fromarray(pixels.numpy()).crop((0, 0, edit.size.width, edit.size.height))
+
+    def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:
+        """Return height x width x 3, uint8, on the CPU."""
+        canvas = edit.size.grid
+        guided = bool(edit.negative_prompt.strip())
+        images = self._pipeline(
+            image=edit.reference,
+            prompt=edit.prompt,
+            negative_prompt=edit.negative_prompt if guided else None,
+            true_cfg_scale=self._true_cfg_scale if guided else 1.0,
+            width=canvas.width,
+            height=canvas.height,
+            max_area=canvas.area,  # else the pipeline scales every size to one megapixel
+            _auto_resize=False,
+            num_inference_steps=edit.steps,
+            guidance_scale=edit.guidance,
+            # Drawn on the CPU: CUDA's generators differ between GPU models.
+            generator=torch.Generator("cpu").manual_seed(edit.seed),
+            callback_on_step_end=_callback(on_step),
+            output_type="pt",
+        ).images
+        if not torch.isfinite(images).all():
+            raise ArithmeticError("the pipeline returned values that are not finite")
+        pixels: torch.Tensor = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu()
+        return pixels
+
+
+def _callback(
+    on_step: Callable[[int], None],
+) -> Callable[[object, int, object, dict[str, object]], dict[str, object]]:
+    def callback(
+        _pipeline: object, index: int, _timestep: object, tensors: dict[str, object]
+    ) -> dict[str, object]:
+        on_step(index + 1)
+        return tensors
+
+    return callback

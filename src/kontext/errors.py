@@ -1,0 +1,96 @@
+"""What can go wrong, and what a caller may read about it.
+
+`str(error)` is the public sentence: it goes to the caller as it stands, so it names the field or
+host, the rule and the value, and never a path, an address, a traceback or a secret. The private
+cause travels as `__cause__` and reaches only the log.
+
+    KontextError
+    ├── InvalidRequest     the `input` breaks the documented contract
+    ├── SourceError        the input picture cannot be had
+    │   ├── FetchError       its URL may not be, or could not be, fetched
+    │   └── DecodeError      its bytes are not a picture that we accept
+    ├── UnsafePicture      the safety checker refused the result
+    ├── OutOfMemory        the edit does not fit into the GPU's memory
+    ├── StorageError       the result could not be stored
+    ├── Cancelled          the caller cancelled the job; nobody reads its sentence
+    └── BootError          the worker must not start; read by the deployer, never by a caller
+        └── SettingsError    an environment variable is missing or wrong
+"""
+
+from typing import ClassVar
+
+INTERNAL = "The worker hit an internal error; the job was not charged and can be sent again."
+"""The one sentence for every exception outside the tree."""
+
+
+class KontextError(Exception):
+    """Root of the tree.
+
+    Attributes:
+        example: A sentence of this kind, for the README's table.
+        remedy: What the caller, or for a `BootError` the deployer, can do about it.
+        refresh_worker: Whether Runpod should replace the worker after this job.
+    """
+
+    example: ClassVar[str] = INTERNAL
+    remedy: ClassVar[str] = "Send the job again; if it repeats, its id finds the cause in the log."
+    refresh_worker: ClassVar[bool] = False
+
+
+class InvalidRequest(KontextError):
+    """The `input` breaks the documented contract; all violations in one sentence."""
+
+    example = "num_inference_steps must be between 1 and 50, got 80"
+    remedy = "Correct the named field."
+
+
+class SourceError(KontextError):
+    """The input picture cannot be had."""
+
+
+class FetchError(SourceError):
+    """The picture's URL may not be, or could not be, fetched."""
+
+    example = "Invalid image URL: example.com answered 404"
+    remedy = "Give a public http(s) URL on port 80 or 443, or a data: URL."
+
+
+class DecodeError(SourceError):
+    """The fetched bytes are not a picture that we accept."""
+
+    example = "Invalid image: not a JPEG, PNG, WebP, AVIF or GIF picture"
+    remedy = "Send a picture of an accepted format within the limits."
+
+
+class UnsafePicture(KontextError):
+    """The safety checker refused the result; it was not stored and costs nothing."""
+
+    example = "The safety checker refused the edited image; it was not stored and costs nothing"
+    remedy = "Change the prompt or the picture, or send another seed."
+
+
+class OutOfMemory(KontextError):
+    """The edit does not fit into the GPU's memory; the worker asks to be replaced."""
+
+    example = "The edit ran out of GPU memory at 2368*2368; ask for a smaller size"
+    remedy = "Ask for a smaller size, or deploy on a larger GPU."
+    refresh_worker = True
+
+
+class StorageError(KontextError):
+    """The result could not be stored."""
+
+    example = "The edited image could not be stored: the bucket refused the upload"
+    remedy = "Send the job again; for an own s3Config, check bucket, keys and endpoint."
+
+
+class Cancelled(KontextError):
+    """The caller cancelled the job while it was on the GPU."""
+
+
+class BootError(KontextError):
+    """The worker must not start."""
+
+
+class SettingsError(BootError):
+    """An environment variable is missing or wrong."""

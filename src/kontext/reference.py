@@ -1,0 +1,20 @@
+"""The reference picture as the transformer reads it: own aspect, target's area, 16-pixel grid.
+
+The pipeline would stretch it to one of 17 sizes of about one megapixel, whatever the size asked
+for, so that other sizes come out cropped or zoomed. Here nothing is stretched: the picture is
+scaled to the target's area and its edge pixels fill the grid, at most 15 to the right and below,
+where a result off the grid is cropped. Pictures of the target's aspect so share its token grid.
+"""
+
+import numpy as np
+from PIL import Image
+
+from kontext.size import Size
+
+
+def fit(picture: Image.Image, target: Size) -> Image.Image:
+    """Return `picture` (RGB) scaled to `target`'s area and padded to the grid."""
+    scaled = Size(*picture.size).scaled_to_area(target.area)
+    resized = picture.resize((scaled.width, scaled.height), Image.Resampling.LANCZOS)
+    right, below = scaled.grid.width - scaled.width, scaled.grid.height - scaled.height
+    return Image.fromarray(np.pad(np.asarray(resized), ((0, below), (0, right), (0, 0)), "edge"))

@@ -1,0 +1,66 @@
+"""Runpod's SDK: which of its modes runs, the boot steps as its fitness checks, progress posts.
+
+The only module that imports `runpod`. `kontext.logs.configure` must have run before.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import runpod.serverless
+from runpod.http_client import AsyncClientSession
+from runpod.serverless.modules.rp_http import send_result
+
+from kontext.boot import Boot
+from kontext.errors import BootError
+from kontext.progress import Progress
+from kontext.settings import Settings
+from kontext.worker import Job
+
+
+def start(settings: Settings, test_input: Path) -> None:
+    """Boot the worker and hand the process to the SDK.
+
+    Args:
+        settings: What the deployer set.
+        test_input: The job of a local run, when neither the command line nor the current
+            directory names another.
+    """
+    arguments, _ = runpod.serverless.parser.parse_known_args()  # answers --help at once
+    boot = Boot(settings, post_progress)
+    if _runs_the_loop(arguments):
+        for step in boot.steps:
+            runpod.serverless.register_fitness_check(step)
+    else:
+        _boot_now(boot)
+        _default_test_input(arguments, test_input)
+    runpod.serverless.start({"handler": boot.run})
+
+
+async def post_progress(job: Job, progress: Progress) -> None:
+    """Post one update and return when it has landed; does nothing off Runpod."""
+    if "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ:
+        async with AsyncClientSession() as session:
+            await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
+
+
+def _runs_the_loop(arguments: Namespace) -> bool:
+    """Tell whether the SDK will take jobs from Runpod; only then does it run fitness checks."""
+    local = arguments.rp_serve_api or arguments.test_input or "RUNPOD_REALTIME_PORT" in os.environ
+    return "RUNPOD_WEBHOOK_GET_JOB" in os.environ and not local
+
+
+def _boot_now(boot: Boot) -> None:
+    try:
+        for step in boot.steps:
+            step()
+    except BootError as error:
+        sys.exit(f"The worker cannot start: {error}")
+
+
+def _default_test_input(arguments: Namespace, test_input: Path) -> None:
+    """Make a local run independent of the current directory, where alone the SDK looks."""
+    local_run = not (arguments.rp_serve_api or arguments.test_input)
+    if local_run and not Path("test_input.json").exists():
+        sys.argv += ["--test_input", test_input.read_text()]

@@ -1,0 +1,165 @@
+"""Environment variables -> one frozen `Settings`; a wrong value fails by its name.
+
+The one place where a setting's name, default, range and meaning are written; the README's table
+and the Hub form are checked against it. It opens no file and no connection.
+"""
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from kontext.errors import SettingsError
+from kontext.size import SideLimits
+
+DEFAULT_SIDES = SideLimits(shortest=256, longest=2368)
+LONGEST_LINK = 604_800
+"""Seconds, 7 days: the documented life of a link, and the most that SigV4 allows."""
+
+Network = IPv4Network | IPv6Network
+StandIn = Literal["model", "safety", "bucket"]
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _networks(value: object) -> object:
+    parts = _split(value)
+    return [ip_network(part) for part in parts] if isinstance(parts, list) else parts
+
+
+class Settings(BaseSettings):
+    """Everything that a deployer can set, by environment variable of the same name in capitals."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, env_ignore_empty=True, hide_input_in_errors=True, extra="ignore"
+    )
+
+    model_path: str | None = Field(
+        default=None, description="Directory of the weights; overrides the search for them."
+    )
+    model_id: str = Field(
+        default="black-forest-labs/FLUX.1-Kontext-dev",
+        description="Hub name of the weights in Runpod's model cache, a volume or the image.",
+    )
+    true_cfg_scale: float = Field(
+        default=2.5,
+        gt=1,
+        le=20,
+        description="Scale of true classifier-free guidance, used with a negative prompt.",
+    )
+    stand_in: Annotated[frozenset[StandIn], NoDecode, BeforeValidator(_split)] = Field(
+        default=frozenset(),
+        description="Parts replaced by a stand-in, comma-separated: `model`, `safety`, `bucket`. "
+        "Off Runpod, what is missing is replaced unasked.",
+    )
+    safety_model_path: str = Field(
+        default="/models/nsfw_image_detection",
+        description="Directory of the Falconsai/nsfw_image_detection classifier.",
+    )
+    safety_threshold: float = Field(
+        default=0.85,
+        gt=0,
+        le=1,
+        description="Probability from which the classifier flags a picture "
+        "(Black Forest Labs' own filter uses 0.85).",
+    )
+    safety_second_opinion_path: str | None = Field(
+        default=None,
+        description="Directory of the Stable Diffusion safety checker; when set, it must agree "
+        "before a picture is refused.",
+    )
+    min_side: int = Field(
+        default=DEFAULT_SIDES.shortest, ge=16, le=4096, description="Shortest side, in pixels."
+    )
+    max_side: int = Field(
+        default=DEFAULT_SIDES.longest, ge=16, le=4096, description="Longest side, in pixels."
+    )
+    usd_per_megapixel: float = Field(
+        default=0.03, ge=0, description="Rate of `cost`, per decimal megapixel delivered."
+    )
+    usd_per_image: float | None = Field(
+        default=None, ge=0, description="Flat `cost` of a picture; overrides the rate."
+    )
+    fetch_allowed_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = (
+        Field(
+            default=(),
+            description="Private networks that pictures and `s3Config` may name, comma-separated; "
+            "for development.",
+        )
+    )
+    fetch_allowed_ports: Annotated[
+        frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_split)
+    ] = Field(default=frozenset({80, 443}), description="Ports that those URLs may name.")
+    bucket_endpoint_url: str | None = Field(
+        default=None,
+        description="S3 endpoint; a virtual-host URL such as "
+        "`https://bucket.s3.region.amazonaws.com` also names bucket and region.",
+    )
+    bucket_name: str | None = Field(default=None, description="Bucket for the results.")
+    bucket_region: str | None = Field(
+        default=None, description="Its region; else `AWS_REGION`, else `us-east-1`."
+    )
+    bucket_access_key_id: str | None = Field(
+        default=None, description="Access key; without it the usual `AWS_*` chain is asked."
+    )
+    bucket_secret_access_key: SecretStr | None = Field(
+        default=None, description="Secret of that key."
+    )
+    bucket_addressing_style: Literal["auto", "path", "virtual"] = Field(
+        default="auto", description="`auto`: virtual host on AWS, path elsewhere."
+    )
+    bucket_key_prefix: str = Field(
+        default="kontext/", pattern=r"^[A-Za-z0-9/_-]*$", description="What every key begins with."
+    )
+    link_seconds: int = Field(
+        default=LONGEST_LINK, ge=1, le=LONGEST_LINK, description="Life of a presigned link."
+    )
+    public_base_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="A CDN in front of the bucket: links point there, with a random key, "
+        "in place of presigning.",
+    )
+    runpod_webhook_get_job: str | None = Field(default=None, exclude=True)
+    runpod_endpoint_id: str | None = Field(default=None, exclude=True)
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:  # noqa: ANN401 - any field, by name
+        """Read the environment.
+
+        Raises:
+            SettingsError: Names every variable that is wrong and the rule it breaks.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            raise SettingsError("; ".join(map(_problem, error.errors()))) from None
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.min_side > self.max_side:
+            raise ValueError("MIN_SIDE must not exceed MAX_SIDE")
+        if (self.bucket_access_key_id is None) != (self.bucket_secret_access_key is None):
+            raise ValueError("BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY go together")
+        return self
+
+    @property
+    def sides(self) -> SideLimits:
+        """The sizes that this worker delivers."""
+        return SideLimits(self.min_side, self.max_side)
+
+    @property
+    def production(self) -> bool:
+        """Whether Runpod started this process: then nothing is replaced unasked."""
+        return bool(self.runpod_webhook_get_job or self.runpod_endpoint_id)
+
+
+def _problem(error: ErrorDetails) -> str:
+    rule = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return f"{str(error['loc'][0]).upper()} {rule}" if error["loc"] else rule

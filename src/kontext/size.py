@@ -1,0 +1,97 @@
+"""Picture sizes: 'W*H' and pixels, the 16-pixel grid, the area of a reference, the price.
+
+Pure arithmetic. Knows nothing of pictures, requests or settings.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Self
+
+GRID = 16
+"""Pixels to a side of one transformer token: the VAE shrinks 8 times, 2*2 latents are packed."""
+
+NATIVE_AREA = 1024 * 1024
+"""Pixels the model was trained at (the area of diffusers' `PREFERRED_KONTEXT_RESOLUTIONS`)."""
+
+LONGEST_REFERENCE = 4096
+"""Pixels. The pipeline keeps position ids in bfloat16, which is exact up to 256 tokens."""
+
+_FORMAT = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and height in pixels, both at least 1."""
+
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read 'width*height'.
+
+        Raises:
+            ValueError: `text` is not two whole numbers joined by an asterisk.
+        """
+        if not (match := _FORMAT.fullmatch(text)):
+            raise ValueError(text)
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        """Write it the way the contract does."""
+        return f"{self.width}*{self.height}"
+
+    @property
+    def area(self) -> int:
+        """Pixels."""
+        return self.width * self.height
+
+    @property
+    def grid(self) -> "Size":
+        """The next size up whose sides the transformer can generate, at most 15 px more."""
+        return Size(_up(self.width), _up(self.height))
+
+    def scaled_to_area(self, area: int) -> "Size":
+        """Keep the aspect, take `area` pixels, but no side above `LONGEST_REFERENCE`.
+
+        A reference and a target of equal aspect get equal sizes, and so equal token grids.
+        """
+        scale = min(math.sqrt(area / self.area), LONGEST_REFERENCE / max(self.width, self.height))
+        return Size(max(1, round(self.width * scale)), max(1, round(self.height * scale)))
+
+    def native(self) -> "Size":
+        """Keep the aspect as the grid allows it, at about one megapixel."""
+        scale = math.sqrt(NATIVE_AREA / self.area)
+        return Size(_near(self.width * scale), _near(self.height * scale))
+
+
+def price(size: Size, usd_per_megapixel: float, usd_per_image: float | None) -> float:
+    """Return the cost in US dollars, rounded to a millionth.
+
+    Runpod's document says both "$0.025 per image" and "calculated based on the output
+    megapixels"; its example, 0.031457, is 1.048576 decimal megapixels at $0.03.
+    """
+    if usd_per_image is not None:
+        return round(usd_per_image, 6)
+    return round(size.area / 1e6 * usd_per_megapixel, 6)
+
+
+def _up(side: int) -> int:
+    return -(-side // GRID) * GRID
+
+
+def _near(side: float) -> int:
+    return max(GRID, round(side / GRID) * GRID)
+
+
+@dataclass(frozen=True, slots=True)
+class SideLimits:
+    """The shortest and the longest side, in pixels, that a worker delivers."""
+
+    shortest: int
+    longest: int
+
+    def admit(self, size: Size) -> bool:
+        """Tell whether both sides lie within the limits."""
+        return all(self.shortest <= side <= self.longest for side in (size.width, size.height))

@@ -1,0 +1,78 @@
+"""Where the weights lie: pure paths, no torch.
+
+Searched in this order: `MODEL_PATH`, Runpod's cached model, a network volume, the image.
+Nothing is ever downloaded here; a worker boots offline or not at all.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kontext.errors import BootError
+
+VOLUME = Path("/runpod-volume")
+"""Where Runpod mounts both its model cache and a network volume."""
+
+IMAGE = Path("/models")
+"""Where the image build puts weights."""
+
+_INDEX = "model_index.json"
+_DOWNLOAD_RECORD = f".cache/huggingface/download/{_INDEX}.metadata"
+"""Written by `hf download --local-dir`; its first line is the commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A directory in diffusers' layout, and the Hub commit that it holds, if known."""
+
+    path: Path
+    revision: str
+
+
+def find(
+    model_id: str, model_path: str | None, volume: Path = VOLUME, image: Path = IMAGE
+) -> Weights:
+    """Return the first directory that holds a pipeline.
+
+    Raises:
+        BootError: None does; says where was looked and what a deployer can do.
+    """
+    if model_path is not None:
+        return _given(Path(model_path))
+    for candidate in _candidates(model_id, volume, image):
+        if (candidate / _INDEX).is_file():
+            return Weights(candidate, _revision(candidate))
+    raise BootError(
+        f"no weights of {model_id} in Runpod's model cache, under {volume} or under {image}: "
+        f"accept the licence at https://huggingface.co/{model_id}, then name the model and a "
+        "Hugging Face token in the endpoint's Model field, or set MODEL_PATH"
+    )
+
+
+def present(model_id: str) -> bool:
+    """Tell whether this machine holds the weights anywhere but at a `MODEL_PATH`."""
+    return any((path / _INDEX).is_file() for path in _candidates(model_id, VOLUME, IMAGE))
+
+
+def _given(path: Path) -> Weights:
+    if not (path / _INDEX).is_file():
+        raise BootError(f"MODEL_PATH {path} holds no {_INDEX}")
+    return Weights(path, _revision(path))
+
+
+def _candidates(model_id: str, volume: Path, image: Path) -> Iterator[Path]:
+    cached = volume / "huggingface-cache/hub" / f"models--{model_id.replace('/', '--')}"
+    main = cached / "refs/main"
+    if main.is_file():
+        yield cached / "snapshots" / main.read_text().strip()
+    yield from sorted((cached / "snapshots").glob("*"))
+    name = model_id.rpartition("/")[2]
+    for root in (volume, image):
+        yield root / name
+
+
+def _revision(path: Path) -> str:
+    if path.parent.name == "snapshots":
+        return path.name
+    record = path / _DOWNLOAD_RECORD
+    return record.read_text().split()[0] if record.is_file() else "unknown"

@@ -1,0 +1,189 @@
+"""The story of one job: `input` in, `{"image_url", "cost"}` or `{"error"}` out.
+
+Knows the order of things and what a caller may learn; the doing is its collaborators'.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from PIL import Image
+
+from kontext import __version__, reference
+from kontext.caller_bucket import CallerBucket
+from kontext.edit import Edit
+from kontext.errors import INTERNAL, KontextError, UnsafePicture
+from kontext.lane import Lane, Stop
+from kontext.logs import JobLog
+from kontext.output import CONTENT_TYPES, EXTENSIONS, Provenance, encode
+from kontext.progress import Progress, ProgressReporter
+from kontext.request import EditRequest, unknown_keys
+from kontext.settings import Settings
+from kontext.size import Size, price
+from kontext.source import Source, address_policy
+from kontext.stored_file import Storage, StoredFile
+from kontext.timings import Timings
+
+Job = Mapping[str, Any]
+PostProgress = Callable[[Job, Progress], Awaitable[None]]
+
+LARGEST_DRAWN_SEED = 2**32 - 1
+"""Seeds drawn for a job stay exact in every client's numbers (JavaScript's end at 2^53)."""
+
+
+class Editor(Protocol):
+    """What edits; `kontext.editor.Editor`, or five lines in a test."""
+
+    model: str
+    revision: str
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        """Return a picture of exactly `edit.size`; call `on_step` after each step."""
+
+
+class Checker(Protocol):
+    """What says whether a picture is fit to return."""
+
+    def flags(self, picture: Image.Image) -> bool:
+        """Tell whether `picture` must not be returned."""
+
+
+class Worker:
+    """Runs jobs; one for the life of the process.
+
+    Args:
+        settings: Limits and prices.
+        source: Fetches input pictures.
+        editor: Edits them, on the GPU lane.
+        checker: Judges results, on the GPU lane.
+        storage: Keeps them; a job's `s3Config` replaces it for that job.
+        post_progress: Tells Runpod how far a job is.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        editor: Editor,
+        checker: Checker,
+        storage: Storage,
+        post_progress: PostProgress,
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._editor = editor
+        self._checker = checker
+        self._storage = storage
+        self._post_progress = post_progress
+        self._lane = Lane()
+
+    async def run(self, job: Job) -> dict[str, Any]:
+        """Run one job as Runpod hands it over.
+
+        Returns:
+            `{"image_url", "cost"}`, or `{"error"}` with one public sentence. Never raises but
+            for cancellation: the SDK would hand a traceback to the caller.
+        """
+        log = JobLog(str(job.get("id")))
+        try:
+            return await self._run(job, log)
+        except KontextError as error:
+            log.warning("failed: %s", error, exc_info=error.__cause__)
+            failure: dict[str, Any] = {"error": str(error)}
+            return failure | ({"refresh_worker": True} if error.refresh_worker else {})
+        except Exception:
+            log.exception("failed: internal error")
+            return {"error": INTERNAL}
+
+    async def _run(self, job: Job, log: JobLog) -> dict[str, Any]:
+        request = EditRequest.parse(job.get("input"), self._settings.sides)
+        if unknown := unknown_keys(job.get("input")):
+            log.info("ignored unknown input keys: %s", ", ".join(unknown))
+        storage = await self._storage_of(job)
+        timings = Timings()
+        with timings("fetch"):
+            edit = await self._prepare(request)
+        async with self._reporter(job, edit) as reporter:
+            with timings("edit"):
+                picture = await self._edit(edit, reporter)
+            with timings("safety"):
+                await self._check(request, picture)
+            with timings("encode"):
+                file = await asyncio.to_thread(self._file, job, request, edit, picture)
+            with timings("store"):
+                link = await storage.store(file)
+        cost = self._price(edit.size)
+        log.info(
+            "done: %s; %s %s, seed %d, cost %s",
+            timings,
+            edit.size,
+            request.output_format,
+            edit.seed,
+            cost,
+        )
+        return {"image_url": link, "cost": cost}
+
+    async def _storage_of(self, job: Job) -> Storage:
+        config = job.get("s3Config")
+        if config is None:
+            return self._storage
+        return await asyncio.to_thread(CallerBucket, config, address_policy(self._settings))
+
+    async def _prepare(self, request: EditRequest) -> Edit:
+        source = await self._source.picture(request.image)
+        size = request.output_size(Size(*source.size), self._settings.sides)
+        drawn = secrets.randbelow(LARGEST_DRAWN_SEED + 1)
+        return Edit(
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt,
+            reference=await asyncio.to_thread(reference.fit, source, size),
+            size=size,
+            steps=request.num_inference_steps,
+            guidance=request.guidance,
+            seed=drawn if request.seed == -1 else request.seed,
+        )
+
+    def _reporter(self, job: Job, edit: Edit) -> ProgressReporter:
+        return ProgressReporter(lambda progress: self._post_progress(job, progress), edit.steps)
+
+    async def _edit(self, edit: Edit, reporter: ProgressReporter) -> Image.Image:
+        loop = asyncio.get_running_loop()
+
+        def work(stop: Stop) -> Image.Image:
+            def on_step(done: int) -> None:
+                stop.check()
+                loop.call_soon_threadsafe(reporter.step, done)
+
+            stop.check()
+            return self._editor.edit(edit, on_step)
+
+        return await self._lane.run(work)
+
+    async def _check(self, request: EditRequest, picture: Image.Image) -> None:
+        if not request.enable_safety_checker:
+            return
+        if await self._lane.run(lambda _: self._checker.flags(picture)):
+            raise UnsafePicture(UnsafePicture.example)
+
+    def _file(self, job: Job, request: EditRequest, edit: Edit, picture: Image.Image) -> StoredFile:
+        provenance = Provenance(
+            software=f"kontext {__version__}",
+            model=self._editor.model,
+            revision=self._editor.revision,
+            seed=edit.seed,
+            steps=edit.steps,
+            guidance=edit.guidance,
+            size=str(edit.size),
+        )
+        return StoredFile(
+            job_id=str(job["id"]),
+            extension=EXTENSIONS[request.output_format],
+            content=encode(picture, request.output_format, provenance),
+            content_type=CONTENT_TYPES[request.output_format],
+            metadata=provenance.fields(),
+        )
+
+    def _price(self, size: Size) -> float:
+        settings = self._settings
+        return price(size, settings.usd_per_megapixel, settings.usd_per_image)
