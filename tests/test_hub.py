@@ -1,0 +1,202 @@
+"""Runpod's Hub: its two files have the documented form and say what the settings say."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pytest
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from kontext.boot import Boot
+from kontext.model import SMALLEST_GPU
+from kontext.progress import Progress
+from kontext.request import EditRequest, unknown_keys
+from kontext.settings import Settings
+from kontext.source import Source, address_policy
+from kontext.worker import Job
+
+ROOT = Path(__file__).parent.parent
+
+POOLS = {"ADA_48_PRO": 48, "AMPERE_48": 48, "AMPERE_80": 80, "ADA_80_PRO": 80, "HOPPER_141": 141}
+"""Runpod's GPU pools that are named in the file, and the GB of their smallest card."""
+
+NOT_OFFERED = {
+    "fetch_allowed_networks": "for development",
+    "fetch_allowed_ports": "for development",
+    "safety_model_path": "fixed by the image",
+    "safety_second_opinion_path": "not in the image that the Hub builds",
+    "stand_in": "for tests",
+    "runpod_endpoint_id": "set by Runpod",
+    "runpod_webhook_get_job": "set by Runpod",
+}
+"""Settings that the Hub's form leaves out, and why."""
+
+
+class Form(BaseModel):
+    """Admits the documented fields and no other (docs.runpod.io/hub/publishing-guide)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Option(Form):
+    label: str
+    value: str
+
+
+class Input(Form):
+    name: str
+    type: Literal["string", "number", "boolean", "huggingface"]
+    description: str
+    default: str | int | float | bool | None = None
+    required: bool = False
+    advanced: bool = False
+    options: list[Option] = []
+    min: int | float | None = None
+    max: int | float | None = None
+    trueValue: str | None = None  # noqa: N815 - Runpod's name
+    falseValue: str | None = None  # noqa: N815 - Runpod's name
+
+
+class Variable(Form):
+    key: str
+    value: str | None = None
+    input: Input | None = None
+
+    @model_validator(mode="after")
+    def _is_fixed_or_asked_for(self) -> "Variable":
+        if (self.value is None) == (self.input is None):
+            raise ValueError(f"{self.key} needs a value or an input")
+        return self
+
+
+class Preset(Form):
+    name: str
+    defaults: dict[str, Any]
+
+
+class HubConfig(Form):
+    runsOn: Literal["GPU"]  # noqa: N815 - Runpod's name
+    endpointType: Literal["LB"] | None = None  # noqa: N815 - Runpod's name
+    containerDiskInGb: int  # noqa: N815 - Runpod's name
+    gpuCount: int  # noqa: N815 - Runpod's name
+    gpuIds: str  # noqa: N815 - Runpod's name
+    allowedCudaVersions: list[str]  # noqa: N815 - Runpod's name
+    env: list[Variable] = []
+    presets: list[Preset] = []
+
+
+class Hub(Form):
+    title: str
+    description: str
+    type: Literal["serverless"]
+    category: Literal["audio", "embedding", "language", "video", "image"]
+    iconUrl: str | None = None  # noqa: N815 - Runpod's name
+    config: HubConfig
+
+
+class HubTest(Form):
+    name: str
+    input: dict[str, Any]
+    timeout: int
+
+
+class ConfigOfTests(Form):
+    gpuTypeId: str  # noqa: N815 - Runpod's name
+    gpuCount: int  # noqa: N815 - Runpod's name
+    env: list[Variable] = []
+    allowedCudaVersions: list[str]  # noqa: N815 - Runpod's name
+
+
+class HubTests(Form):
+    tests: list[HubTest]
+    config: ConfigOfTests
+
+
+async def post_nothing(job: Job, progress: Progress) -> None:
+    """Runpod hears of no progress."""
+
+
+HUB = Hub.model_validate_json((ROOT / ".runpod/hub.json").read_text())
+TESTS = HubTests.model_validate_json((ROOT / ".runpod/tests.json").read_text())
+INPUTS = {variable.key: variable.input for variable in HUB.config.env if variable.input}
+
+each_input = pytest.mark.parametrize(("key", "shown"), INPUTS.items(), ids=INPUTS.keys())
+each_test = pytest.mark.parametrize("test", TESTS.tests, ids=lambda test: test.name)
+
+
+def test_every_setting_is_offered_or_left_out_for_a_reason() -> None:
+    """The form's keys are settings, and a new setting must be decided on."""
+    offered = [variable.key.lower() for variable in HUB.config.env]
+
+    assert sorted([*offered, *NOT_OFFERED]) == sorted(Settings.model_fields)
+
+
+@each_input
+def test_the_form_shows_what_the_setting_says(key: str, shown: Input) -> None:
+    """Description, default and type are the setting's own."""
+    field = Settings.model_fields[key.lower()]
+    numeric = {int, float} & {field.annotation, *get_args(field.annotation)}
+
+    assert shown.description == field.description
+    assert shown.default == field.default
+    assert shown.type == ("number" if numeric else "string")
+    assert [option.value for option in shown.options] == (
+        list(get_args(field.annotation)) if shown.options else []
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "limit"),
+    [
+        pytest.param(key, limit, id=f"{key}={limit}")
+        for key, shown in INPUTS.items()
+        for limit in (shown.min, shown.max)
+        if limit is not None
+    ],
+)
+def test_the_form_admits_no_number_that_the_setting_refuses(
+    key: str, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployer who stays within the form's limits gets a worker that starts."""
+    monkeypatch.setenv(key, str(limit))
+
+    assert getattr(Settings.load(), key.lower()) == limit
+
+
+def test_every_gpu_offered_holds_the_model() -> None:
+    """The smallest card of each pool suffices."""
+    smallest = min(POOLS[pool] for pool in HUB.config.gpuIds.split(","))
+
+    assert smallest * 1e9 >= SMALLEST_GPU
+
+
+def test_hosts_have_the_driver_that_torch_needs() -> None:
+    """Torch 2.13 brings CUDA 13, which runs on the drivers of CUDA 13 alone."""
+    versions = HUB.config.allowedCudaVersions
+
+    assert {version.partition(".")[0] for version in versions} == {"13"}
+    assert versions == TESTS.config.allowedCudaVersions
+
+
+@each_test
+async def test_the_hubs_tests_need_no_network(test: HubTest) -> None:
+    """Each input keeps to the contract and carries its picture."""
+    request = EditRequest.parse(test.input)
+    picture = await Source(address_policy(Settings())).picture(request.image)
+
+    assert unknown_keys(test.input) == []
+    assert request.image.startswith("data:")
+    assert picture.mode == "RGB"
+
+
+@each_test
+async def test_the_hubs_tests_pass(test: HubTest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the tests' own environment the worker boots without a bucket and delivers."""
+    for variable in TESTS.config.env:
+        monkeypatch.setenv(variable.key, variable.value or "")
+    boot = Boot(Settings.load(), post_nothing)
+    for step in boot.steps:
+        step()
+
+    delivered = await boot.run({"id": test.name, "input": test.input})
+
+    assert delivered.keys() == {"image_url", "cost"}
