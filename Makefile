@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder
 
-.PHONY: run test lint format docs lock image-check clean help
+.PHONY: run serve test lint format docs lock image-check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
 run: $(VENV)/installed  ## edit a picture, from job to saved file
 	@$(BIN)/python -m kontext.demo
+
+PORT ?= 8000
+serve: $(VENV)/installed  ## Runpod's API on this machine, PORT=8000
+	@$(BIN)/python -m kontext.local --port $(PORT)
 
 test: $(VENV)/installed .venv-s3/installed  ## run every test
 	$(BIN)/python -m pytest
@@ -22,14 +26,14 @@ lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the README's table
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/cog --check README.md
+	$(BIN)/cog --check -I builder README.md
 
 format: $(VENV)/installed  ## format the code
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
 docs: $(VENV)/installed  ## write the README's tables anew
-	$(BIN)/cog -r README.md
+	$(BIN)/cog -r -I builder README.md
 
 # What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \

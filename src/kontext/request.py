@@ -101,7 +101,7 @@ class EditRequest(BaseModel):
         default=-1, ge=-1, le=2**63 - 1, description="The noise to start from; -1 draws one."
     )
     output_format: Literal["png", "jpeg"] = Field(
-        default="png", description="File format of the result."
+        default="png", description="`png` or `jpeg`: file format of the result."
     )
     enable_safety_checker: StrictBool = Field(
         default=True, description="Whether a result that is not fit to be seen fails the job."

@@ -29,7 +29,7 @@ class StoredFile:
         """The job's id, or its hash when it could not be part of a path or header."""
         if re.fullmatch(r"[A-Za-z0-9_-]{1,128}", self.job_id):
             return self.job_id
-        return hashlib.sha256(self.job_id.encode("utf-8", "replace")).hexdigest()
+        return hashlib.sha256(self.job_id.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def object_metadata(self) -> dict[str, str]:

@@ -1,0 +1,89 @@
+"""The README's tables, from the code that they describe; `make docs` writes them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from annotated_types import Ge, Le
+from pydantic.fields import FieldInfo
+
+from kontext import errors
+from kontext.decode import FORMATS, LONGEST_SIDE, MOST_MEGAPIXELS, MOST_SCANS, SHORTEST_SIDE
+from kontext.request import LONGEST_PROMPT, EditRequest
+from kontext.settings import DEFAULT_SIDES, Settings
+from kontext.source import MEGABYTE, FetchLimits, address_policy
+
+
+def contract() -> str:
+    """Return a row for each field of `input`."""
+    schema = EditRequest.model_json_schema()["properties"]
+    rows = [
+        (f"`{name}`", schema[name]["type"], _default(field), f"{field.description}{_range(field)}")
+        for name, field in EditRequest.model_fields.items()
+    ]
+    return _table(("Field", "Type", "Default", "Meaning"), rows)
+
+
+def settings() -> str:
+    """Return a row for each environment variable."""
+    rows = [
+        (f"`{name.upper()}`", _default(field), str(field.description))
+        for name, field in Settings.model_fields.items()
+        if not field.exclude
+    ]
+    return _table(("Variable", "Default", "Meaning"), rows)
+
+
+def failures() -> str:
+    """Return a row for each kind of error that a caller can read."""
+    kinds = [
+        errors.InvalidRequest,
+        errors.FetchError,
+        errors.DecodeError,
+        errors.UnsafePicture,
+        errors.OutOfMemory,
+        errors.StorageError,
+        errors.KontextError,
+    ]
+    return _table(("Example", "What to do"), [(kind.example, kind.remedy) for kind in kinds])
+
+
+def limits() -> str:
+    """Return a row for each limit."""
+    fetch = FetchLimits()
+    policy = address_policy(Settings())
+    rows = [
+        ("Prompt, negative prompt", f"{LONGEST_PROMPT:,} characters; the model reads 512 tokens"),
+        ("Output sides", f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)"),
+        ("Input formats", f"{', '.join(FORMATS)}; of an animation the first frame"),
+        ("Input sides", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
+        ("Input area", f"{MOST_MEGAPIXELS} megapixels"),
+        ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, {fetch.seconds} s in all"),
+        ("Scans of a JPEG", str(MOST_SCANS)),
+        ("Redirects", str(policy.max_redirects)),
+        ("Ports of URLs", ", ".join(map(str, sorted(policy.allowed_ports)))),
+    ]
+    return _table(("Limit", "Value"), rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.default
+    if isinstance(value, frozenset | tuple):
+        value = ",".join(map(str, sorted(value)))
+    if value is None or value == "":
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+def _range(field: FieldInfo) -> str:
+    limits = {type(limit): limit for limit in field.metadata}
+    if Ge not in limits or Le not in limits:
+        return ""
+    highest = limits[Le].le
+    return f" {limits[Ge].ge} to {'2^63-1' if highest == 2**63 - 1 else highest}."
+
+
+def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -1,0 +1,233 @@
+"""The edit, on the real pipeline class with tiny random weights."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from kontext import model, reference
+from kontext.edit import Edit
+from kontext.editor import Editor
+from kontext.errors import Cancelled, OutOfMemory
+from kontext.model import Model
+from kontext.size import Size
+
+TRUE_CFG_SCALE = 2.5
+
+
+class Calls(list[dict[str, Any]]):
+    """What the transformer was called with."""
+
+    def grids(self) -> tuple[list[int], list[int]]:
+        """Return the token grids, height and width, of the output and of the reference."""
+        ids = self[0]["img_ids"].float()
+        sizes = [ids[ids[:, 0] == part].max(0).values[1:] + 1 for part in (0, 1)]
+        return sizes[0].int().tolist(), sizes[1].int().tolist()
+
+
+@pytest.fixture(scope="module")
+def stand_in() -> Model:
+    """The tiny pipeline, built once."""
+    loaded = model.load_stand_in()
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def editor(stand_in: Model) -> Editor:
+    """An editor of the tiny pipeline."""
+    return Editor(stand_in, TRUE_CFG_SCALE)
+
+
+@pytest.fixture
+def calls(stand_in: Model) -> Iterator[Calls]:
+    """Record every call of the transformer."""
+    recorded = Calls()
+
+    def record(_module: object, _positional: object, named: dict[str, Any]) -> None:
+        recorded.append(named)
+
+    hook = stand_in.pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
+    yield recorded
+    hook.remove()
+
+
+def picture(width: int = 256, height: int = 256) -> Image.Image:
+    """Return a picture with something to see."""
+    noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+SMALL = Size(256, 256)
+
+
+def an_edit(size: Size = SMALL, source: Image.Image | None = None, **other: Any) -> Edit:
+    """Return a small edit."""
+    fields: dict[str, Any] = {
+        "prompt": "make it blue",
+        "negative_prompt": "",
+        "reference": reference.fit(source or picture(), size),
+        "size": size,
+        "steps": 2,
+        "guidance": 2.0,
+        "seed": 7,
+    }
+    return Edit(**{**fields, **other})
+
+
+def done(editor: Editor, edit: Edit) -> bytes:
+    """Run the edit and return its pixels."""
+    return editor.edit(edit, lambda _: None).tobytes()
+
+
+side = st.integers(min_value=256, max_value=900)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(side, side)
+@example(256, 2368)
+@example(2368, 256)
+@example(1472, 1140)
+@example(1328, 1328)
+@example(672, 1568)
+@example(257, 271)
+def test_the_result_has_exactly_the_pixels_asked_for(
+    editor: Editor, width: int, height: int
+) -> None:
+    """Every size, on the 16-pixel grid or off it, is delivered as it was asked for."""
+    edit = an_edit(Size(width, height), steps=1)
+
+    assert editor.edit(edit, lambda _: None).size == (width, height)
+
+
+@pytest.mark.parametrize("size", [Size(512, 512), Size(368, 285), Size(1024, 576)], ids=str)
+def test_equal_aspects_share_the_token_grid(editor: Editor, calls: Calls, size: Size) -> None:
+    """The transformer sees output and reference on one grid, so nothing is cropped or zoomed."""
+    done(editor, an_edit(size, picture(size.width * 2, size.height * 2), steps=1))
+
+    output, reference_grid = calls.grids()
+    assert output == reference_grid == [size.grid.height // 16, size.grid.width // 16]
+
+
+def test_other_aspects_keep_the_reference_whole(editor: Editor, calls: Calls) -> None:
+    """A wide reference stays wide beside a square output of the same area."""
+    done(editor, an_edit(Size(512, 512), picture(800, 400), steps=1))
+
+    output, reference_grid = calls.grids()
+    assert output == [32, 32]
+    assert reference_grid == [23, 46]  # 724 * 362 pixels: half as high, the same area
+
+
+def test_the_same_seed_gives_the_same_pixels(editor: Editor) -> None:
+    """A seed decides the picture; another seed gives another."""
+    edit = an_edit()
+
+    assert done(editor, edit) == done(editor, edit)
+    assert done(editor, edit) != done(editor, dataclasses.replace(edit, seed=8))
+
+
+def test_the_largest_seed_works(editor: Editor) -> None:
+    """The contract's largest seed is one that the generator takes."""
+    assert done(editor, an_edit(seed=2**63 - 1))
+
+
+def test_noise_is_drawn_on_the_cpu(editor: Editor, calls: Calls) -> None:
+    """The first latents are the CPU generator's, packed: the same on every GPU model."""
+    done(editor, an_edit(steps=1, seed=7))
+
+    noise = torch.randn((1, 16, 32, 32), generator=torch.Generator("cpu").manual_seed(7))
+    packed = noise.view(1, 16, 16, 2, 16, 2).permute(0, 2, 4, 1, 3, 5).reshape(1, 256, 64)
+    torch.testing.assert_close(calls[0]["hidden_states"][:, :256], packed)
+
+
+def test_the_prompt_changes_the_picture(editor: Editor) -> None:
+    """Another prompt gives another picture."""
+    assert done(editor, an_edit()) != done(editor, an_edit(prompt="make it red"))
+
+
+def test_a_negative_prompt_works_and_doubles_the_calls(editor: Editor, calls: Calls) -> None:
+    """Not empty: another picture, two transformer calls a step. Blank: neither."""
+    plain = done(editor, an_edit(steps=3))
+    assert len(calls) == 3
+    blank = done(editor, an_edit(steps=3, negative_prompt=" "))
+    assert len(calls) == 6
+    negative = done(editor, an_edit(steps=3, negative_prompt="red"))
+    assert len(calls) == 12
+
+    assert plain == blank != negative
+
+
+@pytest.mark.parametrize("guidance", [0.0, 2.0, 10.0])
+def test_guidance_reaches_the_transformer(editor: Editor, calls: Calls, guidance: float) -> None:
+    """`guidance` is the distilled guidance scale."""
+    done(editor, an_edit(guidance=guidance))
+
+    assert {call["guidance"].item() for call in calls} == {guidance}
+
+
+def test_steps_are_reported_as_they_end(editor: Editor) -> None:
+    """One report a step, counting from 1."""
+    reported: list[int] = []
+    editor.edit(an_edit(steps=5), reported.append)
+
+    assert reported == [1, 2, 3, 4, 5]
+
+
+def test_a_cancelled_edit_leaves_the_pipeline_clean(editor: Editor, calls: Calls) -> None:
+    """A stop takes effect at the next step, and the next edit is as if it had never been."""
+    before = done(editor, an_edit())
+    calls.clear()
+
+    def stop(step: int) -> None:
+        if step == 2:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        editor.edit(an_edit(steps=50), stop)
+
+    assert len(calls) == 2
+    assert done(editor, an_edit()) == before
+
+
+def test_out_of_memory_fails_with_its_sentence(editor: Editor) -> None:
+    """The job fails in words, the worker asks to be replaced, the pipeline goes on."""
+
+    def exhaust(_step: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    with pytest.raises(OutOfMemory, match=r"out of GPU memory at 256\*256") as failure:
+        editor.edit(an_edit(), exhaust)
+
+    assert failure.value.refresh_worker
+    assert failure.value.__context__ is None  # or its frames would keep the tensors
+    assert done(editor, an_edit())
+
+
+def test_values_that_are_not_finite_are_not_delivered(stand_in: Model, editor: Editor) -> None:
+    """NaN would come out as a black picture, and be charged."""
+
+    def poison(_module: object, _inputs: object, output: Any) -> Any:
+        return (output[0] * float("nan"),)
+
+    hook = stand_in.pipeline.transformer.register_forward_hook(poison)
+    try:
+        with pytest.raises(ArithmeticError, match="not finite"):
+            done(editor, an_edit())
+    finally:
+        hook.remove()
+
+
+def test_the_crop_keeps_the_upper_left(editor: Editor) -> None:
+    """Off the grid the result is the canvas without its surplus to the right and below."""
+    inside = editor.edit(an_edit(Size(250, 250), picture(250, 250)), lambda _: None)
+    canvas = editor.edit(
+        an_edit(SMALL, reference.fit(picture(250, 250), Size(250, 250))), lambda _: None
+    )
+
+    assert inside.tobytes() == canvas.crop((0, 0, 250, 250)).tobytes()

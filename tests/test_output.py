@@ -1,0 +1,83 @@
+"""Encoded bytes and what they say of themselves."""
+
+import io
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.JpegImagePlugin import get_sampling
+
+from kontext.output import CONTENT_TYPES, Format, Provenance, encode
+
+PROVENANCE = Provenance(
+    software="kontext 0.1.0",
+    model="black-forest-labs/FLUX.1-Kontext-dev",
+    revision="abc123",
+    seed=42,
+    steps=28,
+    guidance=2.5,
+    size="64*48",
+)
+FORMATS: list[Format] = ["png", "jpeg"]
+
+
+def picture() -> Image.Image:
+    """Return a colourful picture."""
+    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def opened(content: bytes) -> Image.Image:
+    """Decode what was encoded."""
+    decoded = Image.open(io.BytesIO(content))
+    decoded.load()
+    return decoded
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_bytes_match_the_declared_type(image_format: Format) -> None:
+    """The content type is the one that the bytes themselves declare."""
+    decoded = opened(encode(picture(), image_format, PROVENANCE))
+
+    assert Image.MIME[decoded.format or ""] == CONTENT_TYPES[image_format]
+    assert decoded.size == (64, 48)
+
+
+def test_png_is_lossless() -> None:
+    """Every pixel survives."""
+    assert opened(encode(picture(), "png", PROVENANCE)).tobytes() == picture().tobytes()
+
+
+def test_jpeg_has_quality_95_and_full_chroma() -> None:
+    """The quantisation tables are those of quality 95, the chroma is 4:4:4."""
+    decoded = opened(encode(picture(), "jpeg", PROVENANCE))
+    plain = io.BytesIO()
+    picture().save(plain, "JPEG", quality=95)
+
+    assert get_sampling(decoded) == 0
+    assert decoded.quantization == opened(plain.getvalue()).quantization  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_provenance_is_in_the_file(image_format: Format) -> None:
+    """A reader of XMP finds IPTC's source type, the software and all that repeats the edit."""
+    decoded = opened(encode(picture(), image_format, PROVENANCE))
+    packet = decoded.info["XML:com.adobe.xmp" if image_format == "png" else "xmp"]
+    description = next(
+        ET.fromstring(packet).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
+    )
+    facts = {name.rpartition("}")[2]: value for name, value in description.attrib.items()}
+
+    assert facts.pop("about") == ""
+    assert facts.pop("DigitalSourceType").endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert facts.pop("CreatorTool") == "kontext 0.1.0"
+    assert facts == PROVENANCE.fields()
+
+
+@pytest.mark.parametrize("image_format", FORMATS)
+def test_the_same_picture_gives_the_same_bytes(image_format: Format) -> None:
+    """No time stamp and no random id: the same edit gives the same file."""
+    first, second = (encode(picture(), image_format, PROVENANCE) for _ in range(2))
+
+    assert first == second

@@ -1,0 +1,63 @@
+"""The reference picture: own aspect, target's area, nothing stretched, nothing lost."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kontext import reference
+from kontext.size import GRID, Size
+
+
+def gradient(width: int, height: int) -> Image.Image:
+    """Return a picture whose red is its x and whose green is its y, 0 to 255."""
+    x, y = np.linspace(0, 255, width), np.linspace(0, 255, height)
+    red, green = np.meshgrid(x, y)
+    return Image.fromarray(np.stack([red, green, 0 * red], axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        (Size(512, 512), Size(1024, 1024)),
+        (Size(2944, 2280), Size(1472, 1140)),
+        (Size(736, 570), Size(1472, 1140)),
+        (Size(1001, 333), Size(1001, 333)),
+    ],
+    ids=str,
+)
+def test_equal_aspects_share_the_grid(source: Size, target: Size) -> None:
+    """Of equal aspect, on the grid or off it, reference and canvas are the same size."""
+    fitted = reference.fit(gradient(source.width, source.height), target)
+
+    assert Size(*fitted.size) == target.grid
+
+
+@pytest.mark.parametrize("source", [Size(4000, 3000), Size(300, 900), Size(64, 64)], ids=str)
+@pytest.mark.parametrize("target", [Size(1024, 1024), Size(512, 768), Size(257, 2111)], ids=str)
+def test_other_aspects_get_the_targets_area(source: Size, target: Size) -> None:
+    """The reference keeps its aspect and has the target's pixels, up to the grid's surplus."""
+    fitted = Size(*reference.fit(gradient(source.width, source.height), target).size)
+
+    exact = source.scaled_to_area(target.area)
+    assert fitted == exact.grid
+    assert abs(exact.area - target.area) <= exact.width + exact.height
+
+
+def test_nothing_is_stretched() -> None:
+    """Inside the surplus both axes have the same scale; the surplus repeats the edge."""
+    fitted = np.asarray(reference.fit(gradient(1000, 500), Size(700, 700)), dtype=int)
+    scaled = Size(1000, 500).scaled_to_area(700 * 700)
+    picture = fitted[: scaled.height, : scaled.width]
+
+    assert fitted.shape == (scaled.grid.height, scaled.grid.width, 3)
+    assert np.abs(picture[0, :, 0] - np.linspace(0, 255, scaled.width)).max() <= 2
+    assert np.abs(picture[:, 0, 1] - np.linspace(0, 255, scaled.height)).max() <= 2
+    assert (fitted[scaled.height :] == fitted[scaled.height - 1]).all()
+    assert (fitted[:, scaled.width :] == fitted[:, scaled.width - 1 : scaled.width]).all()
+
+
+def test_a_very_long_picture_stays_within_the_exact_positions() -> None:
+    """Even the longest accepted picture has sides that the grid and bfloat16 can number."""
+    fitted = reference.fit(gradient(16, 10_000), Size(1024, 1024))
+
+    assert fitted.size == (GRID, 4096)

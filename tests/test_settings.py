@@ -1,0 +1,89 @@
+"""Settings: names, ranges, agreement."""
+
+import pytest
+
+from kontext.errors import SettingsError
+from kontext.settings import Settings
+
+
+def test_the_environment_is_read_by_capital_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every field is the environment variable of its name; lists are comma-separated."""
+    monkeypatch.setenv("USD_PER_IMAGE", "0.025")
+    monkeypatch.setenv("STAND_IN", "model, safety")
+    monkeypatch.setenv("FETCH_ALLOWED_NETWORKS", "127.0.0.0/8,fd00::/8")
+    monkeypatch.setenv("FETCH_ALLOWED_PORTS", "80,9000")
+    settings = Settings.load()
+
+    assert settings.usd_per_image == 0.025
+    assert settings.stand_in == {"model", "safety"}
+    assert [str(network) for network in settings.fetch_allowed_networks] == [
+        "127.0.0.0/8",
+        "fd00::/8",
+    ]
+    assert settings.fetch_allowed_ports == {80, 9000}
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runpod's Hub form sends empty strings for fields left blank."""
+    monkeypatch.setenv("USD_PER_IMAGE", "")
+    monkeypatch.setenv("BUCKET_NAME", "")
+
+    assert Settings.load().usd_per_image is None
+    assert Settings.load().bucket_name is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LINK_SECONDS", "604801"),
+        ("LINK_SECONDS", "0"),
+        ("STAND_IN", "gpu"),
+        ("SAFETY_THRESHOLD", "nan"),
+        ("USD_PER_MEGAPIXEL", "-1"),
+        ("TRUE_CFG_SCALE", "1"),
+        ("FETCH_ALLOWED_NETWORKS", "10.0.0.1/8"),
+        ("FETCH_ALLOWED_PORTS", "80,x"),
+        ("BUCKET_KEY_PREFIX", "a b"),
+        ("PUBLIC_BASE_URL", "cdn.example.com"),
+    ],
+)
+def test_a_wrong_value_fails_by_name(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The deployer reads the variable's name first."""
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(SettingsError, match=f"^{variable} "):
+        Settings.load()
+
+
+def test_keys_go_together() -> None:
+    """A key without its secret is a slip, not a reason to ask the AWS chain."""
+    with pytest.raises(SettingsError, match="BUCKET_SECRET_ACCESS_KEY go together"):
+        Settings.load(bucket_access_key_id="key")
+
+
+def test_sides_must_agree() -> None:
+    """No size could satisfy a shortest side above the longest."""
+    with pytest.raises(SettingsError, match="MIN_SIDE must not exceed MAX_SIDE"):
+        Settings.load(min_side=2000, max_side=1000)
+
+
+def test_a_secret_is_never_shown() -> None:
+    """Neither the settings nor an error about them repeat the secret."""
+    settings = Settings.load(bucket_access_key_id="key", bucket_secret_access_key="hidden")
+    with pytest.raises(SettingsError) as refused:
+        Settings.load(bucket_secret_access_key="hidden")
+
+    assert "hidden" not in repr(settings)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.parametrize("variable", ["RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_ENDPOINT_ID"])
+def test_runpods_environment_means_production(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Either of Runpod's variables forbids stand-ins that nobody asked for."""
+    assert not Settings.load().production
+    monkeypatch.setenv(variable, "x")
+    assert Settings.load().production

@@ -1,0 +1,108 @@
+"""Sizes, grids, areas and prices."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kontext.size import GRID, LONGEST_REFERENCE, NATIVE_AREA, SideLimits, Size, price
+
+sides = st.integers(min_value=1, max_value=10_000)
+sizes = st.builds(Size, sides, sides)
+
+
+@given(sizes)
+def test_a_size_reads_back_as_it_is_written(size: Size) -> None:
+    """'width*height' is a lossless notation."""
+    assert Size.parse(str(size)) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "1024",
+        "1024x1024",
+        "1024*",
+        "*1",
+        "-1*1",
+        " 1*1",
+        "1*1\n",
+        "1*1*1",
+        "\u0661*\u0661",
+        "1.0*1",
+    ],
+)
+def test_other_notations_are_refused(text: str) -> None:
+    """Only two runs of ASCII digits joined by an asterisk are a size."""
+    with pytest.raises(ValueError):  # noqa: PT011 - says nothing, its callers do
+        Size.parse(text)
+
+
+@given(sizes)
+def test_the_grid_is_the_next_multiple_up(size: Size) -> None:
+    """The canvas lies on the grid and surpasses the size by less than one grid step."""
+    for side, canvas in ((size.width, size.grid.width), (size.height, size.grid.height)):
+        assert canvas % GRID == 0
+        assert 0 <= canvas - side < GRID
+
+
+parts = st.integers(min_value=1, max_value=37)
+
+
+@given(
+    aspect=st.builds(Size, parts, parts),
+    source=st.integers(min_value=16, max_value=270),
+    target=st.integers(min_value=16, max_value=64),
+)
+def test_equal_aspects_give_equal_sizes(aspect: Size, source: int, target: int) -> None:
+    """A picture that is the target at another scale becomes exactly the target's size."""
+    wanted = Size(aspect.width * target, aspect.height * target)
+    picture = Size(aspect.width * source, aspect.height * source)
+
+    assert picture.scaled_to_area(wanted.area) == wanted
+
+
+@given(source=sizes, area=st.integers(min_value=256**2, max_value=2368**2))
+def test_scaling_keeps_the_aspect_and_reaches_the_area(source: Size, area: int) -> None:
+    """Both sides are within a pixel of the exact scale, unless the longest side caps it."""
+    scaled = source.scaled_to_area(area)
+
+    exact = min((area / source.area) ** 0.5, LONGEST_REFERENCE / max(source.width, source.height))
+    assert abs(scaled.width - max(1, source.width * exact)) <= 1
+    assert abs(scaled.height - max(1, source.height * exact)) <= 1
+    assert max(scaled.width, scaled.height) <= LONGEST_REFERENCE
+
+
+@pytest.mark.parametrize(
+    ("source", "native"),
+    [
+        (Size(512, 512), Size(1024, 1024)),
+        (Size(1920, 1080), Size(1360, 768)),
+        (Size(4032, 3024), Size(1184, 880)),
+        (Size(3024, 4032), Size(880, 1184)),
+    ],
+)
+def test_native_sizes_are_those_the_model_was_trained_at(source: Size, native: Size) -> None:
+    """Common camera aspects land on the grid sizes near one megapixel."""
+    assert source.native() == native
+    assert abs(native.area - NATIVE_AREA) / NATIVE_AREA < 0.01
+
+
+def test_the_documents_example_price() -> None:
+    """1024*1024 costs what the example in the vendor's document shows."""
+    assert price(Size(1024, 1024), usd_per_megapixel=0.03, usd_per_image=None) == 0.031457
+
+
+def test_the_documents_flat_price() -> None:
+    """The document's other sentence, $0.025 per image, holds for every size when set."""
+    assert price(Size(2048, 2048), usd_per_megapixel=0.03, usd_per_image=0.025) == 0.025
+    assert price(Size(256, 256), usd_per_megapixel=0.03, usd_per_image=0) == 0
+
+
+def test_limits_are_inclusive() -> None:
+    """A side may be exactly the shortest or the longest."""
+    limits = SideLimits(256, 2368)
+
+    assert limits.admit(Size(256, 2368))
+    assert not limits.admit(Size(255, 1024))
+    assert not limits.admit(Size(1024, 2369))

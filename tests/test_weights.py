@@ -1,0 +1,85 @@
+"""Where weights are looked for, and that they load by the path of production."""
+
+from pathlib import Path
+
+import pytest
+
+from kontext import model, stand_in, weights
+from kontext.edit import Edit
+from kontext.editor import Editor
+from kontext.errors import BootError
+from kontext.size import Size
+from kontext.weights import Weights
+from tests.test_editor import picture
+
+MODEL = "black-forest-labs/FLUX.1-Kontext-dev"
+CACHE = "huggingface-cache/hub/models--black-forest-labs--FLUX.1-Kontext-dev"
+
+
+def pipeline_at(path: Path) -> Path:
+    """Make a directory look like a pipeline's."""
+    path.mkdir(parents=True)
+    (path / "model_index.json").write_text("{}")
+    return path
+
+
+def test_the_order_of_the_search(tmp_path: Path) -> None:
+    """A given path comes before Runpod's cache, that before the volume, that before the image."""
+    volume, image = tmp_path / "volume", tmp_path / "image"
+    last = pipeline_at(image / "FLUX.1-Kontext-dev")
+    assert weights.find(MODEL, None, volume, image).path == last
+    third = pipeline_at(volume / "FLUX.1-Kontext-dev")
+    assert weights.find(MODEL, None, volume, image).path == third
+    second = pipeline_at(volume / CACHE / "snapshots" / "f00d")
+    assert weights.find(MODEL, None, volume, image).path == second
+    first = pipeline_at(tmp_path / "own")
+    assert weights.find(MODEL, str(first), volume, image).path == first
+
+
+def test_the_cached_main_revision_is_preferred(tmp_path: Path) -> None:
+    """Of several snapshots the one that refs/main names is taken, and its commit is known."""
+    for commit in ("aaaa", "bbbb"):
+        pipeline_at(tmp_path / CACHE / "snapshots" / commit)
+    (tmp_path / CACHE / "refs").mkdir()
+    (tmp_path / CACHE / "refs" / "main").write_text("bbbb\n")
+
+    assert weights.find(MODEL, None, tmp_path, tmp_path).revision == "bbbb"
+
+
+def test_the_revision_of_a_downloaded_directory(tmp_path: Path) -> None:
+    """`hf download --local-dir` leaves a record of the commit."""
+    found = pipeline_at(tmp_path / "FLUX.1-Kontext-dev")
+    assert weights.find(MODEL, None, tmp_path, tmp_path).revision == "unknown"
+    record = found / ".cache/huggingface/download/model_index.json.metadata"
+    record.parent.mkdir(parents=True)
+    record.write_text("c0ffee\netag\n1700000000.0\n")
+
+    assert weights.find(MODEL, None, tmp_path, tmp_path).revision == "c0ffee"
+
+
+def test_missing_weights_are_one_clear_sentence(tmp_path: Path) -> None:
+    """The deployer reads what is gated and what to set."""
+    with pytest.raises(BootError, match=r"accept the licence at https://huggingface\.co/black"):
+        weights.find(MODEL, None, tmp_path, tmp_path)
+    with pytest.raises(BootError, match=r"^MODEL_PATH .* holds no model_index\.json$"):
+        weights.find(MODEL, str(tmp_path), tmp_path, tmp_path)
+
+
+def test_weights_on_disk_load_and_edit(tmp_path: Path) -> None:
+    """A pipeline saved in the Hub's layout loads in bfloat16 and edits."""
+    stand_in.pipeline().save_pretrained(tmp_path)
+    loaded = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu")
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    edit = Edit("blue", "", picture(), Size(256, 256), steps=1, guidance=2, seed=1)
+
+    assert Editor(loaded, 2.5).edit(edit, lambda _: None).size == (256, 256)
+    assert str(loaded.pipeline.transformer.dtype) == "torch.bfloat16"
+
+
+def test_incomplete_weights_are_one_clear_sentence(tmp_path: Path) -> None:
+    """A download that broke off is named, not shown as a traceback."""
+    stand_in.pipeline().save_pretrained(tmp_path)
+    (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
+
+    with pytest.raises(BootError, match="are incomplete or damaged"):
+        model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu")

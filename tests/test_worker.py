@@ -1,0 +1,307 @@
+"""The story of one job, with real requests, sources, encoders and lane."""
+
+import asyncio
+import base64
+import io
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from kontext.edit import Edit
+from kontext.errors import INTERNAL, OutOfMemory, StorageError
+from kontext.progress import Progress
+from kontext.settings import Settings
+from kontext.source import Source, address_policy
+from kontext.stored_file import StoredFile
+from kontext.worker import Editor, Job, Worker
+
+
+class PaintingEditor:
+    """Returns a plain picture of the size asked for, and remembers the edits."""
+
+    model, revision = "fake", "0"
+
+    def __init__(self) -> None:
+        self.edits: list[Edit] = []
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        self.edits.append(edit)
+        for step in range(edit.steps):
+            on_step(step + 1)
+        return Image.new("RGB", (edit.size.width, edit.size.height), "navy")
+
+
+class FailingEditor(PaintingEditor):
+    """Raises what it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        raise self.error
+
+
+class Verdict:
+    """A checker with one answer."""
+
+    def __init__(self, flagged: bool = False) -> None:
+        self.flagged = flagged
+
+    def flags(self, _picture: Image.Image) -> bool:
+        return self.flagged
+
+
+class Shelf(list[StoredFile]):
+    """Storage in memory."""
+
+    async def store(self, file: StoredFile) -> str:
+        self.append(file)
+        return f"https://bucket.example/{file.name}"
+
+
+class Updates(list[Progress]):
+    """Keeps what was posted."""
+
+    async def __call__(self, _job: Job, progress: Progress) -> None:
+        self.append(progress)
+
+
+class Bench:
+    """A worker and its collaborators."""
+
+    def __init__(
+        self, editor: Editor | None = None, flagged: bool = False, **settings: Any
+    ) -> None:
+        self.editor = editor or PaintingEditor()
+        self.shelf = Shelf()
+        self.updates = Updates()
+        chosen = Settings.load(**settings)
+        source = Source(address_policy(chosen))
+        self.worker = Worker(
+            chosen, source, self.editor, Verdict(flagged), self.shelf, self.updates
+        )
+
+    async def run(self, **fields: Any) -> dict[str, Any]:
+        """Run a small job with these `input` fields."""
+        defaults = {"prompt": "a cloud", "image": data_url(), "size": "256*256"}
+        return await self.worker.run({"id": "job-1", "input": {**defaults, **fields}})
+
+
+def data_url(size: tuple[int, int] = (64, 48)) -> str:
+    """Return a small picture as Runpod's AI SDK sends files."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "olive").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+DOCUMENTED = {
+    "prompt": "Exact same bluebird, same angle and posture, now perched on a cloud in outer space",
+    "negative_prompt": "",
+    "seed": -1,
+    "num_inference_steps": 28,
+    "guidance": 2,
+    "size": "1024*1024",
+    "output_format": "png",
+    "enable_safety_checker": True,
+}
+"""What the vendor's cURL, Python and JavaScript examples send, but for the picture's URL."""
+
+AI_SDK = [
+    DOCUMENTED | {"size": "1328*1328"},
+    DOCUMENTED | {"size": "1472*1140"},
+    DOCUMENTED | {"size": "1140*1472", "maxPollAttempts": 60, "pollIntervalMillis": 5000},
+    {"prompt": "p", "negative_prompt": "", "size": "1328*1328", "seed": -1,
+     "enable_safety_checker": True},
+]  # fmt: skip
+"""What `@runpod/ai-sdk-provider` 1.4.0 sends for its aspect ratios, and leaks into `input`."""
+
+
+@pytest.mark.parametrize("sent", [DOCUMENTED, *AI_SDK], ids=lambda sent: sent["size"])
+async def test_documented_requests_get_the_documented_output(sent: dict[str, Any]) -> None:
+    """`image_url` and `cost`, nothing else, for the pixels asked for."""
+    bench = Bench()
+    output = await bench.run(**sent)
+
+    width, height = map(int, sent["size"].split("*"))
+    assert output == {
+        "image_url": "https://bucket.example/job-1",
+        "cost": round(width * height / 1e6 * 0.03, 6),
+    }
+    assert Image.open(io.BytesIO(bench.shelf[0].content)).size == (width, height)
+
+
+async def test_the_documents_own_example() -> None:
+    """1024*1024 costs what the document's example shows; a flat price is a setting."""
+    assert (await Bench().run(**DOCUMENTED))["cost"] == 0.031457
+    assert (await Bench(usd_per_image=0.025).run(**DOCUMENTED))["cost"] == 0.025
+
+
+async def test_match_input_delivers_the_aspect_of_the_picture() -> None:
+    """The extension takes the aspect of the input at about one megapixel."""
+    bench = Bench()
+    await bench.run(size="match_input", image=data_url((640, 360)))
+
+    assert Image.open(io.BytesIO(bench.shelf[0].content)).size == (1360, 768)
+
+
+async def test_the_file_says_what_it_is() -> None:
+    """Type, extension and provenance belong to the format; the prompt is nowhere."""
+    bench = Bench()
+    await bench.run(output_format="jpeg", seed=42, prompt="a very secret prompt")
+    file = bench.shelf[0]
+
+    assert (file.extension, file.content_type) == ("jpg", "image/jpeg")
+    assert Image.open(io.BytesIO(file.content)).format == "JPEG"
+    assert file.object_metadata["seed"] == "42"
+    assert file.object_metadata["job-id"] == "job-1"
+    assert b"secret" not in file.content
+    assert "secret" not in str(file.object_metadata)
+
+
+async def test_a_drawn_seed_is_kept_and_differs() -> None:
+    """-1 draws a seed for each job, which is used and stored with the picture."""
+    editor = PaintingEditor()
+    bench = Bench(editor)
+    await bench.run()
+    await bench.run()
+    used = [str(edit.seed) for edit in editor.edits]
+
+    assert used == [file.metadata["seed"] for file in bench.shelf]
+    assert len(set(used)) == 2
+    assert all(0 <= edit.seed < 2**32 for edit in editor.edits)
+
+
+async def test_an_unsafe_picture_is_neither_stored_nor_charged() -> None:
+    """A flagged picture fails the job with its own sentence."""
+    bench = Bench(flagged=True)
+
+    assert await bench.run() == {
+        "error": "The safety checker refused the edited image; it was not stored and costs nothing"
+    }
+    assert bench.shelf == []
+
+
+async def test_the_checker_can_be_switched_off() -> None:
+    """`enable_safety_checker` false is documented, and honoured."""
+    assert "image_url" in await Bench(flagged=True).run(enable_safety_checker=False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"num_inference_steps": 80}, "num_inference_steps must be between 1 and 50, got 80"),
+        ({"image": "data:text/plain,hello"}, "Invalid image: not a JPEG, PNG, WebP, AVIF or GIF"),
+        ({"image": "http://127.0.0.1/x"}, "Invalid image URL: 127.0.0.1 is "),
+    ],
+)
+async def test_a_bad_job_costs_no_gpu(fields: dict[str, Any], sentence: str) -> None:
+    """What is wrong with the input is found before the edit, and said in one string."""
+    editor = PaintingEditor()
+    output = await Bench(editor).run(**fields)
+
+    assert output.keys() == {"error"}
+    assert output["error"].startswith(sentence)
+    assert editor.edits == []
+
+
+async def test_an_unexpected_error_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """The caller gets one fixed sentence, the log the whole cause with the job's id."""
+    logging.getLogger("kontext").addHandler(caplog.handler)
+    bench = Bench(FailingEditor(RuntimeError("/etc/secret is not readable")))
+    output = await bench.run()
+
+    assert output == {"error": INTERNAL}
+    record = caplog.records[-1]
+    assert record.__dict__["job_id"] == "job-1"
+    assert "/etc/secret" in (caplog.handler.format(record))
+
+
+async def test_out_of_memory_asks_for_another_worker() -> None:
+    """The job fails in words and Runpod is asked to replace the worker."""
+    output = await Bench(FailingEditor(OutOfMemory("too large"))).run()
+
+    assert output == {"error": "too large", "refresh_worker": True}
+
+
+async def test_a_failed_job_leaves_the_worker_working() -> None:
+    """After each kind of failure the next job succeeds."""
+    bench = Bench()
+    for fields in ({"seed": "x"}, {"image": "data:,"}, {"size": None, "image": "http://[::1]/"}):
+        assert "error" in await bench.run(**fields)
+        assert "image_url" in await bench.run()
+
+
+@pytest.mark.parametrize("job", [{}, {"input": None}, {"input": [1]}, {"id": None, "input": "x"}])
+async def test_any_job_gets_an_answer(job: Job) -> None:
+    """A job of any shape fails in words."""
+    assert "input must be an object" in (await Bench().worker.run(job))["error"]
+
+
+async def test_storage_errors_are_the_callers_sentence() -> None:
+    """A result that cannot be stored fails the job with the storage's own sentence."""
+    bench = Bench()
+
+    class Full:
+        async def store(self, file: StoredFile) -> str:
+            raise StorageError("The edited image could not be stored: it is full")
+
+    bench.worker._storage = Full()
+    assert await bench.run() == {"error": "The edited image could not be stored: it is full"}
+
+
+async def test_a_wrong_s3_config_costs_no_gpu() -> None:
+    """A job's `s3Config` is validated before the edit, and its secret is not repeated."""
+    editor = PaintingEditor()
+    job = {
+        "id": "1",
+        "input": {"prompt": "p", "image": data_url()},
+        "s3Config": {"accessId": "a", "accessSecret": "hidden", "bucketName": 5},
+    }
+    output = await Bench(editor).worker.run(job)
+
+    assert "bucketName, endpointUrl" in output["error"]
+    assert "hidden" not in output["error"]
+    assert editor.edits == []
+
+
+async def test_progress_ends_before_the_result() -> None:
+    """Updates are objects that count steps, and none comes after `run` has returned."""
+    bench = Bench()
+    await bench.run(num_inference_steps=4)
+    posted = list(bench.updates)
+    await asyncio.sleep(0.05)
+
+    assert posted == bench.updates
+    assert posted[-1] == {"step": 4, "steps": 4, "percent": 100}
+    assert [update["step"] for update in posted] == sorted({update["step"] for update in posted})
+
+
+async def test_a_cancelled_job_stores_nothing() -> None:
+    """Cancellation passes through, stops the edit at its next step, and leaves no file."""
+    started = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    steps: list[int] = []
+
+    class Slow(PaintingEditor):
+        def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+            for step in range(edit.steps):
+                loop.call_soon_threadsafe(started.set)
+                asyncio.run(asyncio.sleep(0.02))
+                steps.append(step)
+                on_step(step + 1)
+            return super().edit(edit, on_step)
+
+    bench = Bench(Slow())
+    job = asyncio.create_task(bench.run(num_inference_steps=50))
+    await started.wait()
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+    assert "image_url" in await bench.run(num_inference_steps=1)
+
+    assert len(steps) < 10
+    assert len(bench.shelf) == 1
