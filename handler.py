@@ -12,9 +12,9 @@ def main() -> None:
     """Read the settings, set up the log, and only then import the SDK, which reads the level."""
     try:
         settings = Settings.load()
+        logs.configure(settings.production)
     except SettingsError as error:
         sys.exit(f"The worker cannot start: {error}")
-    logs.configure(settings.production)
     from kontext import serverless
 
     serverless.start(settings, Path(__file__).with_name("test_input.json"))

@@ -49,9 +49,9 @@ class Boot:
     def steps(self) -> list[Callable[[], None]]:
         """What must succeed, in this order, before the first job; each raises `BootError`.
 
-        The bucket comes first: its check takes a second, the weights take many.
+        The quicker comes first: the bucket takes a second, the weights take many.
         """
-        return [self.bucket, self.gpu, self.weights, self.safety_checker]
+        return [self.bucket, self.gpu, self.safety_checker, self.weights]
 
     async def run(self, job: Job) -> dict[str, Any]:
         """Run one job; Runpod's handler."""

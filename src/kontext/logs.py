@@ -10,7 +10,10 @@ import os
 import re
 import sys
 
-_RUNPOD_LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
+from kontext.errors import SettingsError
+
+_RUNPOD_LEVELS = ("NOTSET", "TRACE", "DEBUG", "INFO", "WARN", "ERROR")
+_PYTHON_LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 
 class JobLog(logging.LoggerAdapter[logging.Logger]):
@@ -27,7 +30,9 @@ class PlainFormatter(logging.Formatter):
         super().__init__(layout, defaults={"job_id": "worker"})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line."""
+        """Write one line, and of a failure that nobody foresaw the traceback below it."""
+        if record.exc_info and record.levelno < logging.ERROR:
+            record.exc_text = _causes(record.exc_info[1])
         text = re.sub(r"(?<=://)[^/@\s]*@", "", super().format(record))
         return re.sub(r"(?<=://)([^\s?'\"]*)\?[^\s'\"]*", r"\1?...", text)
 
@@ -41,25 +46,46 @@ class RunpodFormatter(PlainFormatter):
     def format(self, record: logging.LogRecord) -> str:
         """Write one line."""
         message = super().format(record)
-        level = _RUNPOD_LEVELS.get(record.levelname, record.levelname)
+        level = _PYTHON_LEVELS.get(record.levelname, record.levelname)
         job_id = getattr(record, "job_id", None)
         return json.dumps({"requestId": job_id, "message": message, "level": level})
 
 
 def configure(production: bool) -> None:
-    """Send our lines to standard output, as the SDK does, and quieten libraries.
+    """Send every line to standard output, as the SDK does, and quieten libraries.
 
     Must run before `runpod` is imported: it reads its level then, prints prompts and links at its
     default level DEBUG, and dies of the level name WARNING.
+
+    Raises:
+        SettingsError: The SDK has no such level.
     """
-    level = os.environ.get("RUNPOD_LOG_LEVEL") or os.environ.get("RUNPOD_DEBUG_LEVEL") or "INFO"
-    os.environ["RUNPOD_LOG_LEVEL"] = _RUNPOD_LEVELS.get(level.upper(), level.upper())
+    os.environ["RUNPOD_LOG_LEVEL"] = _level()
+    # Their warnings repeat what they cut off a long prompt.
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(RunpodFormatter() if production else PlainFormatter())
-    logger = logging.getLogger("kontext")
-    logger.handlers = [handler]
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    # httpx writes every URL, with the signature in its query, at INFO.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # At INFO httpx writes every URL with the signature in its query. The SDK, when imported,
+    # leaves a root logger alone that has a handler.
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("kontext").setLevel(logging.INFO)
+
+
+def _level() -> str:
+    given = os.environ.get("RUNPOD_LOG_LEVEL") or os.environ.get("RUNPOD_DEBUG_LEVEL") or "INFO"
+    level = _PYTHON_LEVELS.get(given.upper(), given.upper())
+    if level not in _RUNPOD_LEVELS:
+        raise SettingsError(f"RUNPOD_LOG_LEVEL must be one of {', '.join(_RUNPOD_LEVELS)}")
+    return level
+
+
+def _causes(error: BaseException | None) -> str:
+    """Say in one line what lies behind a failure that has its sentence: no traceback helps."""
+    causes = []
+    while error is not None:
+        causes.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__
+    return f"cause: {', from '.join(dict.fromkeys(causes))}"

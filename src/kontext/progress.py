@@ -28,17 +28,19 @@ LONGEST_POST = 5.0
 class ProgressReporter:
     """Posts the newest progress of one job, as often as the endpoint takes it.
 
-    As a context manager it ends with the last update landed, or, when the job was cancelled,
-    dropped.
+    As a context manager it ends with the update under way landed, or, when the job was cancelled,
+    dropped; what came after it is not sent.
 
     Args:
         post: Sends one update; its failure is nobody's concern.
         steps: Denoising steps of the job.
+        longest_post: Seconds until it is given up.
     """
 
-    def __init__(self, post: Post, steps: int) -> None:
+    def __init__(self, post: Post, steps: int, longest_post: float = LONGEST_POST) -> None:
         self._post = post
         self._steps = steps
+        self._longest_post = longest_post
         self._newest = 0
         self._sent = 0
         self._open = True
@@ -61,12 +63,12 @@ class ProgressReporter:
             return
         if kind is not None and issubclass(kind, asyncio.CancelledError):
             self._sender.cancel()
-        await asyncio.wait([self._sender])
+        await self._sender  # also ends it when the job is cancelled only now
 
     async def _send(self) -> None:
         while self._open and self._sent < self._newest:
             self._sent = done = self._newest
             update = Progress(step=done, steps=self._steps, percent=100 * done // self._steps)
             with contextlib.suppress(Exception):
-                async with asyncio.timeout(LONGEST_POST):
+                async with asyncio.timeout(self._longest_post):
                     await self._post(update)

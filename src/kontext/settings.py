@@ -98,12 +98,12 @@ class Settings(BaseSettings):
     ] = Field(default=frozenset({80, 443}), description="Ports that those URLs may name.")
     bucket_endpoint_url: str | None = Field(
         default=None,
-        description="S3 endpoint; a virtual-host URL such as "
+        description="S3 endpoint, else `AWS_ENDPOINT_URL`, else AWS; a virtual-host URL such as "
         "`https://bucket.s3.region.amazonaws.com` also names bucket and region.",
     )
     bucket_name: str | None = Field(default=None, description="Bucket for the results.")
     bucket_region: str | None = Field(
-        default=None, description="Its region; else `AWS_REGION`, else `us-east-1`."
+        default=None, description="Its region; else the endpoint's, `AWS_REGION`, or `us-east-1`."
     )
     bucket_access_key_id: str | None = Field(
         default=None, description="Access key; without it the usual `AWS_*` chain is asked."
