@@ -7,7 +7,14 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from kontext import errors
-from kontext.decode import FORMATS, LONGEST_SIDE, MOST_MEGAPIXELS, MOST_SCANS, SHORTEST_SIDE
+from kontext.decode import (
+    FORMATS,
+    LONGEST_SIDE,
+    MOST_MEGAPIXELS,
+    MOST_SCANS,
+    MOST_SECONDS,
+    SHORTEST_SIDE,
+)
 from kontext.request import LONGEST_PROMPT, EditRequest
 from kontext.settings import DEFAULT_SIDES, Settings
 from kontext.source import MEGABYTE, FetchLimits, address_policy
@@ -58,6 +65,7 @@ def limits() -> str:
         ("Input sides", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
         ("Input area", f"{MOST_MEGAPIXELS} megapixels"),
         ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, {fetch.seconds} s in all"),
+        ("Decoding", f"{MOST_SECONDS} s"),
         ("Scans of a JPEG", str(MOST_SCANS)),
         ("Redirects", str(policy.max_redirects)),
         ("Ports of URLs", ", ".join(map(str, sorted(policy.allowed_ports)))),

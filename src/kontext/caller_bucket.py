@@ -5,6 +5,7 @@ that `s3Config` cannot reach what `image` cannot.
 """
 
 import asyncio
+import socket
 import ssl
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from ssrfguard.httpx import AsyncClient
 from kontext.bucket import Location
 from kontext.errors import InvalidRequest, SettingsError, StorageError
 from kontext.s3_client import connect, open_session
+from kontext.source import unknown_as_private
 from kontext.storage import NOT_STORED, Bucket
 from kontext.stored_file import StoredFile
 
@@ -60,7 +62,7 @@ class CallerBucket:
         seconds: float = UPLOAD_SECONDS,
     ) -> None:
         self._policy = policy
-        self._resolver = resolver
+        self._resolver = unknown_as_private(resolver or socket.getaddrinfo)
         self._tls = tls
         self._seconds = seconds
         try:

@@ -30,7 +30,10 @@ def check_gpu() -> None:
         BootError: There is no CUDA device, or its memory is too small.
     """
     if not torch.cuda.is_available():
-        raise BootError("no CUDA device is available; choose a GPU for the endpoint")
+        raise BootError(
+            "no CUDA device is available; choose a GPU for the endpoint "
+            "(or ask for the stand-in by name: STAND_IN=model)"
+        )
     memory = torch.cuda.get_device_properties(0).total_memory
     if memory < SMALLEST_GPU:
         raise BootError(

@@ -219,4 +219,6 @@ def _json(value: object) -> str:
         text = json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
     except ValueError:  # an integer of more digits than Python writes
         return "a number of too many digits"
+    # What JSON leaves as it is but a reader may take for the end of the line.
+    text = re.sub("[\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
     return text.encode("utf-8", "backslashreplace").decode()

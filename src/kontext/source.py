@@ -8,27 +8,33 @@ picture is `kontext.decode`'s business.
 import asyncio
 import base64
 import binascii
+import socket
+from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import httpx
 from PIL import Image
 from ssrfguard import (
     BlockedAddressError,
+    BlockedURLError,
     Policy,
     Resolver,
     SSRFGuardError,
-    TooManyRedirectsError,
 )
 from ssrfguard.httpx import AsyncClient
 
 from kontext import __version__
-from kontext.decode import decode
+from kontext.decode import decode_apart
 from kontext.errors import FetchError
 from kontext.settings import Settings
 
 MEGABYTE = 1_000_000
-USER_AGENT = f"kontext/{__version__} (FLUX.1 Kontext worker; fetches the picture to edit)"
+HEADERS = {
+    "User-Agent": f"kontext/{__version__} (FLUX.1 Kontext worker; fetches the picture to edit)",
+    "Accept-Encoding": "identity",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +54,18 @@ def address_policy(settings: Settings) -> Policy:
     )
 
 
+def unknown_as_private(resolver: Resolver) -> Resolver:
+    """Refuse unknown names as private ones are, so that no caller can tell which exist."""
+
+    def resolve(host: str, *rest: Any) -> Any:  # noqa: ANN401 - as `getaddrinfo` has it
+        try:
+            return resolver(host, *rest)
+        except (OSError, UnicodeError) as error:
+            raise BlockedAddressError(host, "does not resolve") from error
+
+    return resolve
+
+
 class Source:
     """Fetches and decodes input pictures; one for the life of the worker.
 
@@ -65,7 +83,8 @@ class Source:
     ) -> None:
         self._policy = policy
         self._limits = limits
-        self._resolver = resolver
+        self._resolver = unknown_as_private(resolver or socket.getaddrinfo)
+        self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def picture(self, url: str) -> Image.Image:
         """Return the picture behind an http(s) or data URL: RGB, 8 bit, sRGB, upright.
@@ -74,8 +93,11 @@ class Source:
             FetchError: The URL is not allowed, or its body could not be had within the limits.
             DecodeError: Its body is not an acceptable picture.
         """
-        content = self._inline(url) if url[:5].lower() == "data:" else await self._fetch(url)
-        return await asyncio.to_thread(decode, content)
+        if url[:5].lower() == "data:":
+            content = await asyncio.to_thread(self._inline, url)
+        else:
+            content = await self._fetch(url)
+        return await asyncio.to_thread(decode_apart, content)
 
     def _inline(self, url: str) -> bytes:
         head, comma, body = url[5:].partition(",")
@@ -84,40 +106,57 @@ class Source:
         # Three bytes of base64 take four characters, a percent-encoded byte at most three.
         if len(body) > self._limits.most_bytes * 3:
             raise FetchError(f"Invalid image data URL: it holds {self._too_much}")
-        content = _base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
+        content = _unquoted(body, is_base64=head.lower().endswith(";base64"))
         if len(content) > self._limits.most_bytes:
             raise FetchError(f"Invalid image data URL: it holds {self._too_much}")
         return content
 
     async def _fetch(self, url: str) -> bytes:
         try:
-            # Only a deadline around connect, headers and body together stops a header drip.
+            host = httpx.URL(url).host[:80] or "it"
+        except (httpx.InvalidURL, ValueError):
+            raise FetchError("Invalid image URL: it is malformed") from None
+        try:
+            # Only a deadline around connect, redirects, headers and body stops a header drip.
             async with asyncio.timeout(self._limits.seconds):
                 return await self._download(url)
-        except TimeoutError:
-            reason = f"did not deliver the image within {self._limits.seconds:g} seconds"
-        except _Refused as refused:
-            reason = str(refused)
-        except SSRFGuardError as refused:
-            reason = self._policy_reason(refused)
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            raise FetchError(f"Invalid image URL: {_host(url)} could not be reached") from error
-        raise FetchError(f"Invalid image URL: {_host(url)} {reason}")
+        except (_Refused, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            raise FetchError(f"Invalid image URL: {host} {self._reason(error)}") from error
 
     async def _download(self, url: str) -> bytes:
         async with (
-            # trust_env: a proxy would resolve names itself, out of the policy's sight.
-            AsyncClient(policy=self._policy, resolver=self._resolver, trust_env=False) as client,
-            client.stream(
-                "GET",
-                url,
-                headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-                follow_redirects=True,
-                timeout=self._limits.seconds,
-            ) as response,
+            self._client() as client,
+            aclosing(await self._answer(client, url)) as response,
         ):
             self._check_head(response)
             return await self._body(response)
+
+    def _client(self) -> AsyncClient:
+        attempts = self._policy.max_connection_attempts
+        return AsyncClient(
+            policy=self._policy,
+            resolver=self._resolver,
+            verify=self._tls,
+            trust_env=False,  # a proxy would resolve names itself, out of the policy's sight
+            headers=HEADERS,
+            # Leaves time for a name's next address when the first is dead.
+            timeout=httpx.Timeout(None, connect=self._limits.seconds / attempts),
+        )
+
+    async def _answer(self, client: AsyncClient, url: str) -> httpx.Response:
+        """Follow redirects here: httpx would read and unpack the whole body of each."""
+        request = client.build_request("GET", url)
+        for hop in range(self._policy.max_redirects + 1):
+            try:
+                response = await client.send(request, stream=True)
+            except SSRFGuardError as refused:
+                where = "redirects to a URL that " if hop else ""
+                raise _Refused(f"{where}{self._rule(refused)}") from refused
+            if response.next_request is None:
+                return response
+            await response.aclose()
+            request = response.next_request
+        raise _Refused(f"redirects more than {self._policy.max_redirects} times")
 
     def _check_head(self, response: httpx.Response) -> None:
         if response.status_code != httpx.codes.OK:
@@ -125,8 +164,7 @@ class Source:
         # An encoded body could expand without bound; we asked for none.
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise _Refused("sent a compressed answer, which was not asked for")
-        length = response.headers.get("Content-Length", "0")
-        if not length.isdecimal() or int(length) > self._limits.most_bytes:
+        if int(response.headers.get("Content-Length", 0)) > self._limits.most_bytes:
             raise _Refused(f"sent {self._too_much}")
 
     async def _body(self, response: httpx.Response) -> bytes:
@@ -141,33 +179,40 @@ class Source:
     def _too_much(self) -> str:
         return f"more than {self._limits.most_bytes / MEGABYTE:g} MB"
 
-    def _policy_reason(self, refused: SSRFGuardError) -> str:
+    def _rule(self, refused: SSRFGuardError) -> str:
         """Say which rule refused, but not which address a name has: that is ours to know."""
         match refused:
-            case BlockedAddressError():
+            case BlockedAddressError() | BlockedURLError(__cause__=BlockedAddressError()):
                 return "is not a public address"
-            case TooManyRedirectsError():
-                return f"redirects more than {refused.limit} times"
+        ports = " or ".join(map(str, sorted(self._policy.allowed_ports)))
+        return (
+            f"is refused: only http and https to a public host on port {ports}, "
+            f"without credentials, up to {self._policy.max_url_length} characters"
+        )
+
+    def _reason(self, error: Exception) -> str:
+        match error:
+            case _Refused():
+                return str(error)
+            case TimeoutError():
+                return f"did not deliver the image within {self._limits.seconds:g} seconds"
+            case httpx.ConnectError() | httpx.ConnectTimeout() | OSError():
+                return "could not be reached"
             case _:
-                ports = " and ".join(map(str, sorted(self._policy.allowed_ports)))
-                return f"is refused: http or https on port {ports} without credentials only"
+                return "broke off its answer or sent an invalid one"
 
 
 class _Refused(Exception):
-    """A body that we will not read, and why."""
+    """An answer that we will not read, and why."""
 
 
-def _base64(body: str) -> bytes:
+def _unquoted(body: str, *, is_base64: bool) -> bytes:
+    """Undo percent-encoding and base64, as forgiving about blanks and padding as a browser."""
     try:
-        return base64.b64decode(
-            "".join(unquote_to_bytes(body).decode("ascii").split()), validate=True
-        )
+        content = unquote_to_bytes(body)
+        if not is_base64:
+            return content
+        letters = content.translate(None, b" \t\r\n\f").rstrip(b"=")
+        return base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise FetchError("Invalid image data URL: its base64 is malformed") from None
-
-
-def _host(url: str) -> str:
-    try:
-        return (httpx.URL(url).host or "the host")[:80]
-    except (httpx.InvalidURL, ValueError):
-        return "the host"
+        raise FetchError("Invalid image data URL: its encoding is malformed") from None
