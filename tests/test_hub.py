@@ -25,6 +25,7 @@ NOT_OFFERED = {
     "safety_model_path": "fixed by the image",
     "safety_second_opinion_path": "not in the image that the Hub builds",
     "stand_in": "for tests",
+    "take_ahead_seconds": "rarely worth a change",
     "runpod_endpoint_id": "set by Runpod",
     "runpod_webhook_get_job": "set by Runpod",
 }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from kontext import embedded_bucket, weights
 from kontext.errors import BootError
+from kontext.pace import Pace
 from kontext.settings import Settings, StandIn
 from kontext.source import Source, address_policy
 from kontext.storage import Bucket
@@ -38,6 +39,7 @@ class Boot:
     def __init__(self, settings: Settings, post_progress: PostProgress) -> None:
         self._settings = settings
         self._post_progress = post_progress
+        self.pace = Pace(settings.take_ahead_seconds)
         self._open_resources = ExitStack()
         self._editor: Editor | None = None
         self._checker: SafetyChecker | None = None
@@ -150,6 +152,7 @@ class Boot:
             self._checker,
             self._bucket,
             self._post_progress,
+            self.pace,
         )
 
 

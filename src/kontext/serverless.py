@@ -1,6 +1,7 @@
 """Runpod's SDK: which of its modes runs, the boot steps as its fitness checks, progress posts.
 
-The only module that imports `runpod`. `kontext.logs.configure` must have run before.
+Only this module and `kontext.job_loop` import `runpod`, and `kontext.logs.configure` must have run
+before them.
 """
 
 import os
@@ -14,6 +15,7 @@ from runpod.serverless.modules.rp_http import send_result
 
 from kontext.boot import Boot
 from kontext.errors import BootError
+from kontext.job_loop import MOST_JOBS, take_jobs_at
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.worker import Job
@@ -35,7 +37,8 @@ def start(settings: Settings, test_input: Path) -> None:
     else:
         _boot_now(boot)
         _default_test_input(arguments, test_input)
-    runpod.serverless.start({"handler": boot.run})
+    take_jobs_at(boot.pace)
+    runpod.serverless.start({"handler": boot.run, "concurrency_modifier": lambda _: MOST_JOBS})
 
 
 async def post_progress(job: Job, progress: Progress) -> None:

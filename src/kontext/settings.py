@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     fetch_allowed_ports: Annotated[
         frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_split)
     ] = Field(default=frozenset({80, 443}), description="Ports that those URLs may name.")
+    take_ahead_seconds: float = Field(
+        default=1.0,
+        ge=0,
+        le=60,
+        description="How long before the GPU is free the next job is taken, so that its picture "
+        "is ready; 0 takes none ahead.",
+    )
     bucket_endpoint_url: str | None = Field(
         default=None,
         description="S3 endpoint, else `AWS_ENDPOINT_URL`, else AWS; a virtual-host URL such as "

@@ -17,6 +17,7 @@ from kontext.errors import INTERNAL, KontextError, UnsafePicture
 from kontext.lane import Lane, Stop
 from kontext.logs import JobLog
 from kontext.output import CONTENT_TYPES, EXTENSIONS, Provenance, encode
+from kontext.pace import Pace, Turn
 from kontext.progress import Progress, ProgressReporter
 from kontext.request import EditRequest, unknown_keys
 from kontext.settings import Settings
@@ -59,6 +60,7 @@ class Worker:
         checker: Judges results, on the GPU lane.
         storage: Keeps them; a job's `s3Config` replaces it for that job.
         post_progress: Tells Runpod how far a job is.
+        pace: Told when the lane will be free, for whoever takes the jobs.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Worker:
         checker: Checker,
         storage: Storage,
         post_progress: PostProgress,
+        pace: Pace | None = None,
     ) -> None:
         self._settings = settings
         self._source = source
@@ -76,6 +79,7 @@ class Worker:
         self._checker = checker
         self._storage = storage
         self._post_progress = post_progress
+        self._pace = pace or Pace(settings.take_ahead_seconds)
         self._lane = Lane()
 
     async def run(self, job: Job) -> dict[str, Any]:
@@ -87,7 +91,8 @@ class Worker:
         """
         log = JobLog(str(job.get("id")))
         try:
-            return await self._run(job, log)
+            with self._pace.turn() as turn:
+                return await self._run(job, turn, log)
         except KontextError as error:
             log.warning("failed: %s", error, exc_info=error.__cause__)
             failure: dict[str, Any] = {"error": str(error)}
@@ -96,7 +101,7 @@ class Worker:
             log.exception("failed: internal error")
             return {"error": INTERNAL}
 
-    async def _run(self, job: Job, log: JobLog) -> dict[str, Any]:
+    async def _run(self, job: Job, turn: Turn, log: JobLog) -> dict[str, Any]:
         request = EditRequest.parse(job.get("input"), self._settings.sides)
         if unknown := unknown_keys(job.get("input")):
             log.info("ignored unknown input keys: %s", ", ".join(unknown))
@@ -105,10 +110,7 @@ class Worker:
         with timings("fetch"):
             edit = await self._prepare(request)
         async with self._reporter(job, edit) as reporter:
-            with timings("edit"):
-                picture = await self._edit(edit, reporter)
-            with timings("safety"):
-                await self._check(request, picture)
+            picture = await self._edit(request, edit, turn, reporter, timings)
             with timings("encode"):
                 file = await asyncio.to_thread(self._file, job, request, edit, picture)
             with timings("store"):
@@ -147,24 +149,36 @@ class Worker:
     def _reporter(self, job: Job, edit: Edit) -> ProgressReporter:
         return ProgressReporter(lambda progress: self._post_progress(job, progress), edit.steps)
 
-    async def _edit(self, edit: Edit, reporter: ProgressReporter) -> Image.Image:
+    async def _edit(
+        self,
+        request: EditRequest,
+        edit: Edit,
+        turn: Turn,
+        reporter: ProgressReporter,
+        timings: Timings,
+    ) -> Image.Image:
+        """Edit and judge in one go on the lane: between the two the next edit would slip in."""
         loop = asyncio.get_running_loop()
 
-        def work(stop: Stop) -> Image.Image:
+        def work(stop: Stop) -> tuple[Image.Image, bool]:
             def on_step(done: int) -> None:
                 stop.check()
+                loop.call_soon_threadsafe(turn.step, done)
                 loop.call_soon_threadsafe(reporter.step, done)
 
             stop.check()
-            return self._editor.edit(edit, on_step)
+            loop.call_soon_threadsafe(turn.enter, edit.steps)
+            with timings("edit"):
+                picture = self._editor.edit(edit, on_step)
+            with timings("safety"):
+                flagged = request.enable_safety_checker and self._checker.flags(picture)
+            return picture, flagged
 
-        return await self._lane.run(work)
-
-    async def _check(self, request: EditRequest, picture: Image.Image) -> None:
-        if not request.enable_safety_checker:
-            return
-        if await self._lane.run(lambda _: self._checker.flags(picture)):
+        picture, flagged = await self._lane.run(work)
+        turn.leave()
+        if flagged:
             raise UnsafePicture(UnsafePicture.example)
+        return picture
 
     def _file(self, job: Job, request: EditRequest, edit: Edit, picture: Image.Image) -> StoredFile:
         provenance = Provenance(

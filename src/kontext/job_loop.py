@@ -1,0 +1,77 @@
+"""The SDK's job loop, at our pace: the next job is taken while the GPU is still busy.
+
+The SDK's own loop either takes nothing before a job is wholly done, and then sleeps up to a second,
+or takes as many as it is allowed to at once. Its scaler is the one place where both can be mended,
+and where its long polls, which outlive a SIGTERM by up to 90 seconds, can be ended.
+"""
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from runpod.http_client import ClientSession
+from runpod.serverless.modules import rp_job, rp_scale
+
+from kontext.pace import Pace
+
+T = TypeVar("T")
+
+MOST_JOBS = 4
+"""Jobs in the worker at once: one ahead, one on the lane, two on their way to the bucket."""
+
+
+def take_jobs_at(pace: Pace) -> None:
+    """Make the SDK, when it starts its loop, take jobs when `pace` wants one."""
+
+    class PacedScaler(Scaler):
+        """The scaler that the SDK makes; it passes nothing but its own configuration."""
+
+        def __init__(self, config: dict[str, Any]) -> None:
+            super().__init__(config, pace)
+
+    rp_scale.JobScaler = PacedScaler
+
+
+class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
+    """Fetches one job at a time, when it is wanted; ends its polls when told to shut down.
+
+    Args:
+        config: The SDK's.
+        pace: Says when.
+    """
+
+    def __init__(self, config: dict[str, Any], pace: Pace) -> None:
+        super().__init__(config)
+        self._pace = pace
+        self._fetching = False
+        self.jobs_fetcher = self._fetch
+        self.stop_signals_fetcher = self._stop_signals
+
+    def is_alive(self) -> bool:
+        """Tell whether the loop goes on: also while a job could still arrive."""
+        return self._fetching or super().is_alive()
+
+    async def _fetch(self, session: ClientSession, _needed: int) -> list[dict[str, Any]] | None:
+        self._fetching = True
+        try:
+            await self._until_shutdown(self._pace.wanted())
+            if self._shutdown_event.is_set():
+                return None
+            jobs = await self._until_shutdown(rp_job.get_job(session, 1))
+            self._pace.fetched(len(jobs or ()))
+            return jobs
+        finally:
+            self._fetching = False
+
+    async def _stop_signals(self, session: ClientSession) -> list[str]:
+        return await self._until_shutdown(rp_job.get_stop_signals(session)) or []
+
+    async def _until_shutdown(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Return what `work` returns, or nothing when the shutdown comes first."""
+        tasks = asyncio.create_task(work), asyncio.create_task(self._shutdown_event.wait())
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return tasks[0].result() if tasks[0].done() else None
+        finally:
+            for task in tasks:
+                task.cancel()

@@ -1,0 +1,104 @@
+"""When to take the next job: so early that the GPU never waits, so late that no job waits for it.
+
+A worker that takes a job while its lane is busy keeps it from a worker that is idle. So one job is
+taken ahead at most, and only when the lane will be free within a given time, judged by the steps
+that the running edit has left and by how long its steps have taken. Everything here belongs to the
+event loop's thread.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Turn:
+    """One job's way to the lane and off it."""
+
+    def __init__(self, pace: "Pace") -> None:
+        self._pace = pace
+        self._steps = self._done = 0
+        self._began = self._newest = 0.0
+
+    def enter(self, steps: int) -> None:
+        """Note that the job has got the lane, for an edit of `steps`."""
+        self._steps, self._began = steps, time.monotonic()
+        self._newest = self._began
+        self._pace.entered(self)
+
+    def step(self, done: int) -> None:
+        """Note that `done` steps are done."""
+        self._done, self._newest = done, time.monotonic()
+        self._pace.changed.set()
+
+    def leave(self) -> None:
+        """Note that the job is off the lane, or will never get it."""
+        self._pace.left(self)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the job will keep the lane; unknown, so for ever, before its first step."""
+        if not self._done:
+            return math.inf
+        each = (self._newest - self._began) / self._done
+        return (self._steps - self._done) * each - (time.monotonic() - self._newest)
+
+
+class Pace:
+    """Says when another job is wanted.
+
+    Args:
+        ahead_seconds: How long before the lane is free; 0 takes none ahead.
+    """
+
+    def __init__(self, ahead_seconds: float) -> None:
+        self.changed = asyncio.Event()
+        self._ahead_seconds = ahead_seconds
+        self._fetched = 0
+        self._waiting: set[Turn] = set()
+        self._on_lane: Turn | None = None
+
+    async def wanted(self) -> None:
+        """Return when another job is wanted."""
+        while (seconds := self._seconds_until_wanted()) > 0:
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if seconds == math.inf else seconds):
+                    await self.changed.wait()
+
+    def fetched(self, jobs: int) -> None:
+        """Note that `jobs` have been taken, which will each ask for a turn."""
+        self._fetched += jobs
+
+    @contextmanager
+    def turn(self) -> Iterator[Turn]:
+        """Give a job its turn; however it ends, it then keeps nobody waiting."""
+        self._fetched = max(0, self._fetched - 1)  # in the SDK's local modes nobody fetches
+        turn = Turn(self)
+        self._waiting.add(turn)
+        try:
+            yield turn
+        finally:
+            turn.leave()
+
+    def entered(self, turn: Turn) -> None:
+        """Note that a job has got the lane."""
+        self._waiting.discard(turn)
+        self._on_lane = turn
+        self.changed.set()
+
+    def left(self, turn: Turn) -> None:
+        """Note that a job is off the lane, or will never get it."""
+        self._waiting.discard(turn)
+        if self._on_lane is turn:
+            self._on_lane = None
+        self.changed.set()
+
+    def _seconds_until_wanted(self) -> float:
+        if self._fetched or self._waiting:
+            return math.inf
+        if self._on_lane is None:
+            return 0.0
+        return self._on_lane.seconds_left - self._ahead_seconds
