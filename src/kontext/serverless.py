@@ -7,7 +7,9 @@ before them.
 import os
 import sys
 from argparse import Namespace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import runpod.serverless
 from runpod.http_client import AsyncClientSession
@@ -16,9 +18,12 @@ from runpod.serverless.modules.rp_http import send_result
 from kontext.boot import Boot
 from kontext.errors import BootError
 from kontext.job_loop import MOST_JOBS, take_jobs_at
+from kontext.pace import Pace
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.worker import Job
+
+Handler = Callable[[Job], Awaitable[dict[str, Any]]]
 
 
 def start(settings: Settings, test_input: Path) -> None:
@@ -37,8 +42,13 @@ def start(settings: Settings, test_input: Path) -> None:
     else:
         _boot_now(boot)
         _default_test_input(arguments, test_input)
-    take_jobs_at(boot.pace)
-    runpod.serverless.start({"handler": boot.run, "concurrency_modifier": lambda _: MOST_JOBS})
+    hand_over(boot.run, boot.pace)
+
+
+def hand_over(handler: Handler, pace: Pace) -> None:
+    """Give the process to the SDK, which runs `handler` on jobs that it takes at `pace`."""
+    take_jobs_at(pace)
+    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: MOST_JOBS})
 
 
 async def post_progress(job: Job, progress: Progress) -> None:
