@@ -1,13 +1,21 @@
 """The decoder on every format, repair and cap, and on files made to hurt it."""
 
 import io
+import os
+import signal
 import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
-from kontext.decode import LONGEST_SIDE, MOST_SCANS, SHORTEST_SIDE, decode, decode_apart
+from kontext.decode import LONGEST_SIDE, MOST_PICTURES, MOST_SCANS, SHORTEST_SIDE, Decoders, decode
 from kontext.errors import DecodeError
 from tests.pictures import (
     BLUE,
@@ -455,30 +463,228 @@ def test_no_metadata_survives(file_format: str) -> None:
     assert type(picture) is Image.Image
 
 
-def test_a_process_of_its_own_decodes_the_same() -> None:
-    """Pixels and sentences come across whole."""
+def photograph(width: int, height: int) -> Image.Image:
+    """Return noise at several scales and a hard edge, as photographs have them."""
+    random = np.random.default_rng(0)
+    levels = np.full((height, width, 3), 128.0)
+    for cells in (4, 16, 64, 256):
+        noise = random.integers(0, 255, (cells, cells, 3), dtype=np.uint8)
+        layer = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+        levels += (np.asarray(layer) - 127.5) / cells**0.5
+    levels[height // 3 : height // 2] = RED
+    return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("size", "pixels", "expected"),
+    [
+        pytest.param((1024, 768), None, (1024, 768), id="nothing known"),
+        pytest.param((1024, 768), 512 * 384, (1024, 768), id="twice is needed to be exact"),
+        pytest.param((1536, 768), 512 * 256, (768, 384), id="three times the sides"),
+        pytest.param((1536, 768), 512 * 256 + 1, (1536, 768), id="a little less"),
+        pytest.param((2048, 1024), 64 * 32, (256, 128), id="no less than an eighth"),
+        pytest.param((1026, 770), 64 * 48, (513, 385), id="what divides by two only"),
+        pytest.param((1025, 770), 64 * 48, (1025, 770), id="what cannot keep its aspect"),
+    ],
+)
+def test_a_jpeg_much_too_large_is_decoded_smaller(
+    size: tuple[int, int], pixels: int | None, expected: tuple[int, int]
+) -> None:
+    """In the same proportion to the pixel, and at least 1.5 times the sides needed."""
+    assert decode(encoded(plain(*size), "JPEG"), pixels).size == expected
+
+
+def test_a_smaller_decoding_is_as_good() -> None:
+    """After Lanczos it differs from the whole picture's by less than one level in the mean."""
+    content = encoded(photograph(1536, 1152), "JPEG", quality=92)
+    whole, smaller = decode(content), decode(content, 512 * 384)
+    fitted = [
+        np.asarray(picture.resize((512, 384), Image.Resampling.LANCZOS), dtype=int)
+        for picture in (whole, smaller)
+    ]
+
+    assert smaller.size == (768, 576)
+    assert np.abs(fitted[0] - fitted[1]).mean() < 1
+
+
+@pytest.mark.parametrize("orientation", EXIF_ORIENTATIONS)
+def test_a_smaller_decoding_is_upright(orientation: int) -> None:
+    """The EXIF orientation is undone at reduced size too."""
+    content = encoded(quadrants(256, 128), "JPEG", quality=100, exif=oriented(orientation))
+    upright = decode(content, 1)
+
+    assert upright.size == ((16, 32) if orientation >= 5 else (32, 16))
+    for place, colour in seen(orientation).items():
+        assert corners(upright)[place] == pytest.approx(colour, abs=12)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "AVIF", "GIF"])
+def test_other_formats_are_decoded_whole(file_format: str) -> None:
+    """Only JPEG's decoder can do less."""
+    assert decode(encoded(plain(), file_format), 1).size == (64, 48)
+
+
+@pytest.fixture
+def decoders() -> Iterator[Decoders]:
+    """Decoders that no other test has used."""
+    fresh = Decoders()
+    yield fresh
+    fresh.close()
+
+
+def decoder_ids() -> set[int]:
+    """Return the processes that decode for this one."""
+    return {
+        child.pid
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "kontext.decode" in child.cmdline()
+    }
+
+
+def test_a_process_of_its_own_decodes_the_same(decoders: Decoders) -> None:
+    """Pixels and sentences come across whole, one after another."""
     content = encoded(quadrants(), "PNG", exif=oriented(6))
 
-    assert decode_apart(content).tobytes() == decode(content).tobytes()
-    with pytest.raises(DecodeError, match=r"^Invalid image: sides must be .* got 8\*8$"):
-        decode_apart(encoded(plain(8, 8), "PNG"))
+    for _ in range(2):
+        assert decoders.decode(content).tobytes() == decode(content).tobytes()
+        with pytest.raises(DecodeError, match=r"^Invalid image: sides must be .* got 8\*8$"):
+            decoders.decode(encoded(plain(8, 8), "PNG"))
 
 
-def test_a_decoder_that_hangs_is_killed() -> None:
+def test_large_pictures_come_across_whole(decoders: Decoders) -> None:
+    """Files and pixels of many times a pipe's capacity."""
+    content = encoded(Image.effect_noise((2000, 1500), 80), "PNG")
+
+    assert len(content) > 1_000_000
+    assert decoders.decode(content).tobytes() == decode(content).tobytes()
+
+
+def test_the_process_is_kept_for_the_next_picture(decoders: Decoders) -> None:
+    """Starting an interpreter costs more than decoding; a refusal is no reason to start another."""
+    before = decoder_ids()
+    decoders.decode(encoded(plain(), "PNG"))
+    first = decoder_ids() - before
+    with pytest.raises(DecodeError):
+        decoders.decode(b"no picture")
+    decoders.decode(encoded(plain(), "PNG"))
+
+    assert len(first) == 1
+    assert decoder_ids() - before == first
+
+
+def test_the_process_is_replaced_in_the_end(decoders: Decoders) -> None:
+    """What a decoder leaks ends with it."""
+    before = decoder_ids()
+    decoders.decode(encoded(plain(), "PNG"))
+    first = decoder_ids() - before
+    for _ in range(MOST_PICTURES):
+        decoders.decode(encoded(plain(), "PNG"))
+    last = decoder_ids() - before
+
+    assert len(first) == len(last) == 1
+    assert first != last
+
+
+def test_the_cause_of_a_refusal_is_its_own(decoders: Decoders) -> None:
+    """The log of one picture holds nothing of the picture before."""
+    causes = []
+    for content in (png_claiming(8, 8), b"no picture", png_claiming(8, 8)):
+        with pytest.raises(DecodeError) as caught:
+            decoders.decode(content)
+        causes.append(str(caught.value.__cause__))
+
+    assert "not a JPEG" in causes[1]
+    assert "8*8" not in causes[1]
+    assert causes[0] == causes[2]
+
+
+def test_a_decoder_that_hangs_is_killed(decoders: Decoders) -> None:
     """Metadata that takes minutes to read costs the deadline, and the next picture is decoded."""
+    before = decoder_ids()
     with pytest.raises(DecodeError) as caught:
-        decode_apart(exif_bomb(), seconds=1)
+        decoders.decode(exif_bomb(), seconds=1)
 
     assert str(caught.value) == "Invalid image: it takes more than 1 seconds to decode"
-    assert decode_apart(encoded(plain(), "PNG")).size == (64, 48)
+    assert decoder_ids() == before
+    assert decoders.decode(encoded(plain(), "PNG")).size == (64, 48)
 
 
-def test_a_decoder_that_crashes_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that ends without a word is one sentence; what it said goes to the log only."""
+def test_a_hanging_picture_holds_up_no_other(decoders: Decoders) -> None:
+    """A cancelled job's picture may hang until its deadline; other jobs' are decoded meanwhile."""
+    before = decoder_ids()
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(decoders.decode, exif_bomb(), seconds=3)
+        while not decoder_ids() - before:
+            time.sleep(0.01)
+        others = list(pool.map(decoders.decode, [encoded(plain(), "PNG")] * 3))
+        still_hanging = hanging.running()
+        with pytest.raises(DecodeError, match="more than 3 seconds"):
+            hanging.result()
+
+    assert [picture.size for picture in others] == [(64, 48)] * 3
+    assert still_hanging
+
+
+def test_a_decoder_that_crashes_takes_nobody_along(decoders: Decoders) -> None:
+    """A process that dies of a picture is one sentence, and the next picture is decoded."""
+    before = decoder_ids()
+    with ThreadPoolExecutor() as pool:
+        dying = pool.submit(decoders.decode, exif_bomb(), seconds=30)
+        while not (started := decoder_ids() - before):
+            time.sleep(0.01)
+        os.kill(started.pop(), signal.SIGSEGV)
+        with pytest.raises(DecodeError) as caught:
+            dying.result()
+
+    assert str(caught.value) == "Invalid image: its decoder crashed"
+    assert decoders.decode(encoded(plain(), "PNG")).size == (64, 48)
+
+
+def test_a_process_that_dies_idle_costs_no_picture(decoders: Decoders) -> None:
+    """The system may have killed it for its memory; the next picture finds a new one."""
+    before = decoder_ids()
+    decoders.decode(encoded(plain(), "PNG"))
+    for process in decoder_ids() - before:
+        psutil.Process(process).kill()
+        os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+    assert decoders.decode(encoded(plain(), "PNG")).size == (64, 48)
+
+
+def test_a_decoder_that_does_not_start_is_one_sentence(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it said goes to the log only."""
     monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
 
     with pytest.raises(DecodeError) as caught:
-        decode_apart(encoded(plain(), "PNG"))
+        decoders.decode(encoded(plain(), "PNG"))
 
     assert str(caught.value) == "Invalid image: its decoder crashed"
     assert "encodings" in str(caught.value.__cause__)
+
+
+DECODES_AND_WAITS = """
+import io, sys, time
+from PIL import Image
+from kontext.decode import decode_apart
+buffer = io.BytesIO()
+Image.new("RGB", (64, 48)).save(buffer, "PNG")
+decode_apart(buffer.getvalue())
+print("done", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_process_ends_with_us() -> None:
+    """Even a parent killed without warning leaves no decoder behind."""
+    with subprocess.Popen(
+        [sys.executable, "-c", DECODES_AND_WAITS], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"done\n"
+        (decoder,) = psutil.Process(parent.pid).children()
+        parent.kill()
+
+    gone, _ = psutil.wait_procs([decoder], timeout=20)
+    assert gone

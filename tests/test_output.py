@@ -1,6 +1,7 @@
 """Encoded bytes and what they say of themselves."""
 
 import io
+import zlib
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.JpegImagePlugin import get_sampling
 
-from kontext.output import CONTENT_TYPES, Format, Provenance, encode
+from kontext.output import CONTENT_TYPES, FastPng, Format, Provenance, encode, fast_png
 
 PROVENANCE = Provenance(
     software="kontext 0.1.0",
@@ -20,11 +21,17 @@ PROVENANCE = Provenance(
     size="64*48",
 )
 FORMATS: list[Format] = ["png", "jpeg"]
+WRITERS = [
+    pytest.param(
+        fast_png, id="fpng", marks=pytest.mark.skipif(not fast_png, reason="has no wheel here")
+    ),
+    pytest.param(None, id="Pillow"),
+]
 
 
-def picture() -> Image.Image:
+def picture(width: int = 64, height: int = 48) -> Image.Image:
     """Return a colourful picture."""
-    noise = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(noise)
 
 
@@ -44,9 +51,45 @@ def test_the_bytes_match_the_declared_type(image_format: Format) -> None:
     assert decoded.size == (64, 48)
 
 
-def test_png_is_lossless() -> None:
-    """Every pixel survives."""
-    assert opened(encode(picture(), "png", PROVENANCE)).tobytes() == picture().tobytes()
+SIZES = [(1, 1), (16, 16), (17, 3), (3, 500), (257, 271), (1024, 1024)]
+
+
+@pytest.mark.parametrize("fast", WRITERS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+@pytest.mark.parametrize("kind", ["noise", "flat", "gradient"])
+def test_png_is_lossless(kind: str, size: tuple[int, int], fast: FastPng | None) -> None:
+    """Every pixel survives, by the fast encoder and by Pillow alike."""
+    original = {
+        "noise": picture(*size),
+        "flat": Image.new("RGB", size, (12, 200, 3)),
+        "gradient": Image.linear_gradient("L").resize(size).convert("RGB"),
+    }[kind]
+
+    assert opened(encode(original, "png", PROVENANCE, fast)).tobytes() == original.tobytes()
+
+
+def test_the_fast_encoder_reads_no_more_than_there_is() -> None:
+    """It would take a grey picture's bytes for RGB, and put what lies behind them into the file."""
+    grey = picture().convert("L")
+
+    assert opened(encode(grey, "png", PROVENANCE)).tobytes() == grey.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("fast", WRITERS)
+def test_png_chunks_are_whole(fast: FastPng | None) -> None:
+    """The provenance stands behind the header, and every chunk's checksum is right."""
+    png = encode(picture(), "png", PROVENANCE, fast)
+    kinds, at = [], 8
+    while at < len(png):
+        length = int.from_bytes(png[at : at + 4])
+        body, checksum = png[at + 4 : at + 8 + length], png[at + 8 + length : at + 12 + length]
+        assert zlib.crc32(body).to_bytes(4) == checksum
+        kinds.append(body[:4])
+        at += 12 + length
+
+    assert kinds[:2] == [b"IHDR", b"iTXt"]
+    assert kinds.count(b"iTXt") == 1
+    assert kinds[-1] == b"IEND"
 
 
 def test_jpeg_has_quality_95_and_full_chroma() -> None:

@@ -61,3 +61,21 @@ def test_a_very_long_picture_stays_within_the_exact_positions() -> None:
     fitted = reference.fit(gradient(16, 10_000), Size(1024, 1024))
 
     assert fitted.size == (GRID, 4096)
+
+
+def test_scaling_far_down_is_as_good_as_lanczos_alone() -> None:
+    """The shortcut for large pictures moves no photograph by one level in the mean."""
+    cells = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
+    picture = Image.fromarray(cells).resize((2048, 1536), Image.Resampling.BICUBIC)
+    fitted = np.asarray(reference.fit(picture, Size(512, 384)), dtype=int)
+    exact = np.asarray(picture.resize((512, 384), Image.Resampling.LANCZOS), dtype=int)
+
+    assert fitted.shape == exact.shape
+    assert np.abs(fitted - exact).mean() < 1
+
+
+def test_a_picture_that_fits_is_left_alone() -> None:
+    """Nothing is resampled when the sizes agree already."""
+    picture = gradient(512, 384)
+
+    assert reference.fit(picture, Size(512, 384)).tobytes() == picture.tobytes()

@@ -21,6 +21,7 @@ from urllib.parse import quote_from_bytes
 import pytest
 from ssrfguard import Policy
 
+from kontext.decode import Decoders
 from kontext.errors import SourceError
 from kontext.settings import Settings
 from kontext.source import FetchLimits, Source, address_policy
@@ -241,12 +242,24 @@ async def test_a_crash_of_the_decoder_is_one_sentence(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pictures are decoded by a process of their own, whose end is not the worker's."""
-    source = source_of(server)
+    decoders = Decoders()
+    source = Source(admitting(server, "127.0.0.1/32"), LIMITS, Names(BOOK), decoders.decode)
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
         assert await refusal(source, server.url("/good")) == "Invalid image: its decoder crashed"
 
     assert (await source.picture(server.url("/good"))).size == (64, 48)
+    decoders.close()
+
+
+@pytest.mark.parametrize(("pixels", "expected"), [(None, (512, 256)), (128 * 64, (256, 128))])
+async def test_a_picture_comes_no_larger_than_needed(
+    server: HostileServer, pixels: int | None, expected: tuple[int, int]
+) -> None:
+    """Who knows how many pixels it will be scaled to gets a JPEG that was decoded faster."""
+    server.answers["/large"] = body(encoded(plain(512, 256), "JPEG"))
+
+    assert (await source_of(server).picture(server.url("/large"), pixels)).size == expected
 
 
 GOOD = {

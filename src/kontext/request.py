@@ -150,6 +150,11 @@ class EditRequest(BaseModel):
             raise _broken(f"must have sides between {sides.shortest} and {sides.longest}")
         return size
 
+    @property
+    def pixels(self) -> int | None:
+        """Area asked for; unknown before the picture is seen for `match_input`."""
+        return None if self.size == MATCH_INPUT else Size.parse(self.size).area
+
     def output_size(self, source: Size, sides: SideLimits = DEFAULT_SIDES) -> Size:
         """Return the pixels to deliver for an input picture of size `source`.
 

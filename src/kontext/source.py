@@ -9,6 +9,7 @@ import asyncio
 import base64
 import binascii
 import socket
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,7 @@ class Source:
         policy: Which addresses may be dialled.
         limits: What a transfer may cost.
         resolver: A stand-in for `socket.getaddrinfo`.
+        decode: What makes a picture of a file, and perhaps a smaller one.
     """
 
     def __init__(
@@ -80,24 +82,36 @@ class Source:
         policy: Policy,
         limits: FetchLimits = FetchLimits(),
         resolver: Resolver | None = None,
+        decode: Callable[[bytes, int | None], Image.Image] = decode_apart,
     ) -> None:
         self._policy = policy
         self._limits = limits
         self._resolver = unknown_as_private(resolver or socket.getaddrinfo)
+        self._decode = decode
         self._tls = httpx.create_ssl_context(trust_env=False)
 
-    async def picture(self, url: str) -> Image.Image:
+    async def picture(self, url: str, pixels: int | None = None) -> Image.Image:
         """Return the picture behind an http(s) or data URL: RGB, 8 bit, sRGB, upright.
+
+        Args:
+            url: Where it is, or the picture itself.
+            pixels: How many it will be scaled to, if known; a much larger one may come smaller.
 
         Raises:
             FetchError: The URL is not allowed, or its body could not be had within the limits.
             DecodeError: Its body is not an acceptable picture.
         """
+        return await asyncio.to_thread(self._decode, await self.content(url), pixels)
+
+    async def content(self, url: str) -> bytes:
+        """Return what is behind an http(s) or data URL.
+
+        Raises:
+            FetchError: The URL is not allowed, or its body could not be had within the limits.
+        """
         if url[:5].lower() == "data:":
-            content = await asyncio.to_thread(self._inline, url)
-        else:
-            content = await self._fetch(url)
-        return await asyncio.to_thread(decode_apart, content)
+            return await asyncio.to_thread(self._inline, url)
+        return await self._fetch(url)
 
     def _inline(self, url: str) -> bytes:
         head, comma, body = url[5:].partition(",")

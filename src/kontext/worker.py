@@ -133,7 +133,7 @@ class Worker:
         return await asyncio.to_thread(CallerBucket, config, address_policy(self._settings))
 
     async def _prepare(self, request: EditRequest) -> Edit:
-        source = await self._source.picture(request.image)
+        source = await self._source.picture(request.image, request.pixels)
         size = request.output_size(Size(*source.size), self._settings.sides)
         drawn = secrets.randbelow(LARGEST_DRAWN_SEED + 1)
         return Edit(
