@@ -13,7 +13,7 @@ from kontext.errors import BootError
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.worker import Job
-from tests.control_plane import ControlPlane, start_worker
+from tests.endpoint import serve_endpoint, start_worker
 
 ROOT = Path(__file__).parent.parent
 TEST_INPUT = json.loads((ROOT / "test_input.json").read_text())
@@ -43,7 +43,7 @@ async def test_a_wrong_setting_ends_the_process_with_one_sentence_that_names_it(
 ) -> None:
     """Before anything heavy is imported."""
     async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
-        assert await worker.process.wait() == 1
+        assert await worker.exit_code() == 1
         assert worker.log.startswith(f"The worker cannot start: {sentence}")
         assert worker.log.count("\n") == 1
 
@@ -65,13 +65,13 @@ async def test_in_production_a_worker_that_lacks_something_ends_and_tells_runpod
     tmp_path: Path, stand_in: str, check: str, reason: str
 ) -> None:
     """Nothing is replaced unasked; Runpod learns which check failed, and why in one sentence."""
-    async with ControlPlane().serve() as plane:
+    async with serve_endpoint(tmp_path) as endpoint:
         wanting = {"STAND_IN": stand_in, "SAFETY_MODEL_PATH": "/nowhere", **NO_GPU}
-        environment = plane.environment | wanting
+        environment = endpoint.environment | wanting
         async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
-            assert await worker.process.wait() == 1
+            assert await worker.exit_code() == 1
 
-    (ping,) = plane.pings
+    (ping,) = endpoint.recorder.pings
     assert (ping["status"], ping["check"]) == ("unhealthy", check)
     assert ping["reason"].startswith(f"BootError: {reason}")
     assert f"Fitness check failed: {check} | BootError: {reason}" in worker.log

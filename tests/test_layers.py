@@ -11,7 +11,7 @@ import kontext
 
 SOURCES = sorted(Path(kontext.__file__).parent.glob("*.py"))
 HEAVY = {"torch", "diffusers", "transformers"}
-MAY_BE_HEAVY = {"model", "editor", "safety", "stand_in", "boot"}
+MAY_BE_HEAVY = {"model", "editor", "safety", "stand_in", "compile_cache", "boot"}
 """`boot` imports them inside functions only, when the worker starts."""
 
 

@@ -1,4 +1,4 @@
-"""The worker in production mode: the real handler, the real SDK loop, Runpod's side over HTTP.
+"""The worker in production mode: the real handler, the real SDK loop, the local server over HTTP.
 
 One worker process serves most tests, one job after another, as on Runpod; so each test also
 proves that what the one before did to the worker did not harm it.
@@ -10,6 +10,7 @@ import json
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,22 @@ from PIL import Image
 
 from kontext import embedded_bucket
 from kontext.errors import INTERNAL, OutOfMemory
-from tests.control_plane import ControlPlane, WorkerProcess, start_worker, until
+from kontext.local.jobs import Status
+from kontext.local.worker_api import POLL_SECONDS
+from tests.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
+from tests.local.served import FAKE_HANDLER, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parent.parent
-FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
 EDIT: dict[str, Any] = {
     **json.loads((ROOT / "test_input.json").read_text())["input"],
     "size": "256*256",
     "num_inference_steps": 2,
 }
 LONG_EDIT = {**EDIT, "size": "1024*1024", "num_inference_steps": 50}
+EVENT = r"^(?:fetched|(?:enter|step|leave|stored) \d+)$"
+ON_LANE = {"enter", "step", "leave"}
 PHASES = ["fetch", "edit", "safety", "encode", "store"]
 
 # Python 3.14 starts processes so, and imports the main module again in each.
@@ -62,6 +67,46 @@ class Store:
         } | changes
 
 
+@dataclass(frozen=True)
+class Obedient:
+    """A worker whose editor does as the prompt says.
+
+    Attributes:
+        endpoint: Its own.
+        worker: Itself.
+        directory: Where it looks for what it waits for.
+    """
+
+    endpoint: Endpoint
+    worker: WorkerProcess
+    directory: Path
+
+    def send(self, seed: int, prompt: str = "paint") -> str:
+        """Queue an edit that is known by its seed; return the job's id."""
+        return self.endpoint.send({**EDIT, "prompt": prompt, "seed": seed})
+
+    async def started(self, job_id: str) -> None:
+        """Wait until it has taken a job."""
+        await until(lambda: "Started." in self.worker.lines(job_id))
+
+    async def stop(self, job_id: str) -> None:
+        """Cancel a job that it has."""
+        await self.endpoint.stop(job_id, self.worker)
+
+    def release(self, seed: int) -> None:
+        """Let an edit end that waits."""
+        (self.directory / str(seed)).touch()
+
+    def happened(self, since: int) -> list[str]:
+        """Return what it has printed from an edit's entering the lane on."""
+        events = re.findall(EVENT, self.worker.log, re.MULTILINE)
+        return events[events.index(f"enter {since}") :] if f"enter {since}" in events else []
+
+    def on_the_lane(self, since: int) -> list[str]:
+        """Return what has happened on the lane from an edit's entering it on."""
+        return [event for event in self.happened(since) if event.split()[0] in ON_LANE]
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     """A bucket."""
@@ -71,21 +116,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def plane() -> AsyncIterator[ControlPlane]:
-    """Runpod's side of the worker that most tests share."""
-    async with ControlPlane().serve() as plane:
-        yield plane
+async def endpoint(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Endpoint]:
+    """The endpoint of the worker that most tests share."""
+    async with serve_endpoint(tmp_path_factory.mktemp("endpoint")) as endpoint:
+        yield endpoint
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def worker(
-    plane: ControlPlane, store: Store, tmp_path_factory: pytest.TempPathFactory
+    endpoint: Endpoint, store: Store, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[WorkerProcess]:
     """The worker that most tests share, with the tiny model and a real bucket."""
     directory = tmp_path_factory.mktemp("worker")
     (directory / "sitecustomize.py").write_text(FORKSERVER)
     environment = {
-        **plane.environment,
+        **endpoint.environment,
         **store.environment,
         "PYTHONPATH": str(directory),
         "STAND_IN": "model,safety",
@@ -96,22 +141,20 @@ async def worker(
         yield worker
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def other_plane() -> AsyncIterator[ControlPlane]:
-    """Runpod's side of the worker with the obedient editor."""
-    async with ControlPlane().serve() as plane:
-        yield plane
+@asynccontextmanager
+async def start_obedient(directory: Path) -> AsyncIterator[Obedient]:
+    """Run a worker with the obedient editor, on an endpoint of its own."""
+    async with serve_endpoint(directory) as endpoint:
+        environment = endpoint.environment | endpoint.served.ledger.environment
+        async with start_worker(FAKE_HANDLER, environment, directory / "log") as worker:
+            yield Obedient(endpoint, worker, directory)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def obedient(
-    other_plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[WorkerProcess]:
-    """A worker with the obedient editor."""
-    directory = tmp_path_factory.mktemp("obedient")
-    environment = {**other_plane.environment, "GATES": str(directory)}
-    async with start_worker(FAKE_WORKER, environment, directory / "log") as worker:
-        yield worker
+async def obedient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Obedient]:
+    """The obedient worker that several tests share."""
+    async with start_obedient(tmp_path_factory.mktemp("obedient")) as obedient:
+        yield obedient
 
 
 async def opened(link: str) -> httpx.Response:
@@ -119,17 +162,11 @@ async def opened(link: str) -> httpx.Response:
     return await asyncio.to_thread(httpx.get, link)
 
 
-async def stop(plane: ControlPlane, worker: WorkerProcess, job_id: str) -> None:
-    """Cancel a job, as Runpod does on a caller's wish."""
-    plane.stop(job_id)
-    await until(lambda: "Job stopped." in worker.lines(job_id))
-
-
 async def test_a_job_ends_with_a_link_to_its_picture_and_its_cost(
-    plane: ControlPlane, worker: WorkerProcess
+    endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """What is posted is exactly the documented output; the link opens for anyone."""
-    post = await plane.run("success", EDIT)
+    post = await endpoint.run(EDIT)
 
     assert post.keys() == {"id", "output"}
     assert post["output"].keys() == {"image_url", "cost"}
@@ -163,35 +200,35 @@ async def test_a_job_ends_with_a_link_to_its_picture_and_its_cost(
     ],
 )
 async def test_a_wrong_input_fails_with_one_sentence_and_nothing_else(
-    plane: ControlPlane,
+    endpoint: Endpoint,
     worker: WorkerProcess,
-    request: pytest.FixtureRequest,
     data: object,
     sentence: str,
 ) -> None:
     """Whatever JSON an `input` is, a sentence that is itself valid JSON comes back."""
-    job_id = request.node.callspec.id
+    job_id = endpoint.send(data)
 
-    assert await plane.run(job_id, data) == {"id": job_id, "error": sentence}
+    assert await endpoint.result(job_id) == {"id": job_id, "error": sentence}
+    assert (await endpoint.served.client.status(job_id))["error"] == sentence
 
 
 async def test_keys_that_leak_into_the_input_are_ignored_and_named_in_the_log(
-    plane: ControlPlane, worker: WorkerProcess
+    endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """Runpod's AI SDK sends its polling options along."""
-    post = await plane.run("leaked", {**EDIT, "maxPollAttempts": 60, "pollIntervalMillis": 5000})
+    post = await endpoint.run({**EDIT, "maxPollAttempts": 60, "pollIntervalMillis": 5000})
 
     assert "output" in post
     assert 'ignored unknown input keys: "maxPollAttempts", "pollIntervalMillis"' in (
-        worker.lines("leaked")
+        worker.lines(post["id"])
     )
 
 
 async def test_a_result_that_cannot_be_stored_fails_its_job_with_one_sentence(
-    plane: ControlPlane, worker: WorkerProcess, store: Store
+    endpoint: Endpoint, worker: WorkerProcess, store: Store
 ) -> None:
     """Nor can a job's `s3Config` reach into the worker's own network."""
-    post = await plane.run("not-stored", EDIT, s3Config=store.config(endpointUrl="http://10.0.0.1"))
+    post = await endpoint.run(EDIT, s3Config=store.config(endpointUrl="http://10.0.0.1"))
 
     assert post.keys() == {"id", "error"}
     assert post["error"].startswith("The edited image could not be stored: ")
@@ -199,28 +236,31 @@ async def test_a_result_that_cannot_be_stored_fails_its_job_with_one_sentence(
 
 
 async def test_a_job_delivered_twice_is_answered_twice_and_stored_once(
-    plane: ControlPlane, worker: WorkerProcess, store: Store
+    endpoint: Endpoint, worker: WorkerProcess, store: Store
 ) -> None:
-    """Runpod delivers at least once; the second result overwrites the first."""
-    await plane.run("twice", EDIT)
-    plane.send("twice", {**EDIT, "size": "256*272"})
-    await until(lambda: len(plane.results("twice")) == 2)
+    """Runpod delivers at least once; the second result, another picture, overwrites the first."""
+    job_id = endpoint.send({**EDIT, "num_inference_steps": 10})
+    await until(lambda: "Started." in worker.lines(job_id))
+    endpoint.served.server.queue.store.release(WORKER)  # as if the worker were dead
+    await until(lambda: len(endpoint.results(job_id)) == 2)
 
-    first, second = [await opened(post["output"]["image_url"]) for post in plane.results("twice")]
+    links = [post["output"]["image_url"] for post in endpoint.results(job_id)]
+    first, second = [await opened(link) for link in links]
     assert first.content == second.content
-    assert len(list(store.root.rglob("twice*"))) == 1
+    assert len(list(store.root.rglob(f"{job_id}*"))) == 1
+    assert len(set(re.findall(r"seed \d+", "".join(worker.lines(job_id))))) == 2
 
 
 async def test_a_slow_progress_endpoint_gets_every_update_before_the_result(
-    plane: ControlPlane, worker: WorkerProcess
+    endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """Updates are objects, in order, and none is still under way when the result goes."""
-    plane.hold_progress = 2
-    await plane.run("slow", EDIT)
-    await asyncio.sleep(plane.hold_progress)  # the time in which a late one would land
-    plane.hold_progress = 0
+    endpoint.recorder.hold_progress = 2
+    post = await endpoint.run(EDIT)
+    await asyncio.sleep(endpoint.recorder.hold_progress)  # in which a late one would land
+    endpoint.recorder.hold_progress = 0
 
-    *updates, result = plane.of("slow")
+    *updates, result = endpoint.of(post["id"])
     assert "output" in result
     assert "status" not in result
     assert [update["status"] for update in updates] == ["IN_PROGRESS"] * len(updates)
@@ -233,29 +273,30 @@ async def test_a_slow_progress_endpoint_gets_every_update_before_the_result(
 
 
 async def test_a_cancelled_job_stops_and_the_next_one_runs(
-    plane: ControlPlane, worker: WorkerProcess
+    endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """Runpod's stop signal ends the edit amid its steps; nothing more is posted about the job."""
-    plane.send("cancelled", LONG_EDIT)
-    await until(lambda: bool(plane.of("cancelled")))
-    await stop(plane, worker, "cancelled")
-    posted = len(plane.of("cancelled"))
+    job_id = endpoint.send(LONG_EDIT)
+    await endpoint.served.client.running(job_id)
+    await endpoint.stop(job_id, worker)
+    posted = len(endpoint.of(job_id))
 
-    assert "output" in await plane.run("after-cancelled", EDIT)
-    assert not plane.results("cancelled")
-    assert len(plane.of("cancelled")) == posted < LONG_EDIT["num_inference_steps"]
+    assert "output" in await endpoint.run(EDIT)
+    assert not endpoint.results(job_id)
+    assert len(endpoint.of(job_id)) == posted < LONG_EDIT["num_inference_steps"]
+    assert await endpoint.status(job_id) == Status.CANCELLED
 
 
 async def test_nothing_private_reaches_the_log(
-    plane: ControlPlane, worker: WorkerProcess, store: Store
+    endpoint: Endpoint, worker: WorkerProcess, store: Store
 ) -> None:
     """No prompt, URL query or secret is written, whether a job succeeds or fails and how.
 
     A prompt beyond what a tokenizer reads is among them, for it is repeated in warnings.
     """
     prompt = {**EDIT, "prompt": "XYZZY PLUGH " * 300, "negative_prompt": "XYZZY " * 300}
-    link = (await plane.run("long-prompt", prompt))["output"]["image_url"]
-    post = await plane.run("edited-again", {**EDIT, "image": link}, s3Config=store.config())
+    link = (await endpoint.run(prompt))["output"]["image_url"]
+    post = await endpoint.run({**EDIT, "image": link}, s3Config=store.config())
     assert post["output"]["image_url"].startswith(store.environment["BUCKET_ENDPOINT_URL"])
     failures: dict[str, tuple[dict[str, object], dict[str, str]]] = {
         "answered": ({"image": f"{link.partition('?')[0]}?token=XYZZY"}, {}),
@@ -266,25 +307,27 @@ async def test_nothing_private_reaches_the_log(
         "no-bucket": ({}, store.config(accessSecret="XYZZY", endpointUrl="http://XYZZY:X@[")),
         "wrong-secret": ({}, store.config(accessSecret="XYZZY")),
     }
-    for job_id, (changes, config) in failures.items():
-        more = {"s3Config": config} if config else {}
-        assert "error" in await plane.run(job_id, EDIT | changes, **more), job_id
+    job_ids = {}
+    for name, (changes, config) in failures.items():
+        post = await endpoint.run(EDIT | changes, s3Config=config or None)
+        assert "error" in post, name
+        job_ids[name] = post["id"]
 
     secret = store.environment["BUCKET_SECRET_ACCESS_KEY"]
     for private in ("xyzzy", "plugh", "bluebird", "x-amz", "base64", secret):
         assert private not in worker.log.lower()
-    assert any("cause: ConnectError" in line for line in worker.lines("unreachable"))
-    assert any("cause: Blocked" in line for line in worker.lines("private-bucket"))
+    assert any("cause: ConnectError" in line for line in worker.lines(job_ids["unreachable"]))
+    assert any("cause: Blocked" in line for line in worker.lines(job_ids["private-bucket"]))
 
 
 async def test_a_done_job_leaves_one_line_with_its_timings_size_seed_and_cost(
-    plane: ControlPlane, worker: WorkerProcess
+    endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """Of a job that succeeds only this line is ours, in the JSON that Runpod's console reads."""
-    await plane.run("logged", {**EDIT, "seed": 7})
-    await until(lambda: "Finished." in worker.lines("logged"))
+    job_id = (await endpoint.run({**EDIT, "seed": 7}))["id"]
+    await until(lambda: "Finished." in worker.lines(job_id))
 
-    started, done, finished = worker.lines("logged")
+    started, done, finished = worker.lines(job_id)
     assert (started, finished) == ("Started.", "Finished.")
     seconds = r"\d+\.\d{3} s"
     phases = ", ".join(f"{phase} {seconds}" for phase in PHASES)
@@ -293,12 +336,12 @@ async def test_a_done_job_leaves_one_line_with_its_timings_size_seed_and_cost(
 
 
 async def test_the_model_is_loaded_once_though_the_main_module_is_imported_twice(
-    plane: ControlPlane, worker: WorkerProcess
+    endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """The heartbeat's process imports the handler again and only pings, naming the job it runs."""
-    plane.send("heard", LONG_EDIT)
-    await until(lambda: any(ping.get("job_id") == "heard" for ping in plane.pings))
-    await stop(plane, worker, "heard")
+    job_id = endpoint.send(LONG_EDIT)
+    await until(lambda: any(ping.get("job_id") == job_id for ping in endpoint.recorder.pings))
+    await endpoint.stop(job_id, worker)
 
     assert worker.log.count("STAND-IN model") == 1
     assert worker.log.count("Starting Serverless Worker") == 1
@@ -311,79 +354,149 @@ async def test_a_worker_told_to_end_posts_its_job_first(
 
     With every stand-in asked for by name, and with the level name that the SDK dies of.
     """
-    async with ControlPlane().serve() as plane:
+    async with serve_endpoint(tmp_path) as endpoint:
         environment = {
-            **plane.environment,
+            **endpoint.environment,
             "STAND_IN": "model,safety,bucket",
             "RUNPOD_LOG_LEVEL": "WARNING",
         }
         async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
-            plane.send("last", {**EDIT, "size": "512*512", "num_inference_steps": 20})
-            await until(lambda: bool(plane.of("last")))
+            job_id = endpoint.send({**EDIT, "size": "512*512", "num_inference_steps": 20})
+            await endpoint.served.client.running(job_id)
             worker.process.send_signal(signal.SIGTERM)
-            assert not plane.results("last")
-            async with asyncio.timeout(30):
-                code = await worker.process.wait()
+            assert not endpoint.results(job_id)
+            code = await worker.exit_code(30)
 
-            assert code == 0
-            assert plane.of("last")[-1]["output"].keys() == {"image_url", "cost"}
-            assert len(re.findall("STAND-IN (bucket|model|safety checker)", worker.log)) == 3
+        assert code == 0
+        assert endpoint.of(job_id)[-1]["output"].keys() == {"image_url", "cost"}
+        assert await endpoint.status(job_id) == Status.COMPLETED
+        assert len(re.findall("STAND-IN (bucket|model|safety checker)", worker.log)) == 3
+
+
+async def test_a_job_taken_ahead_is_finished_and_posted_by_a_worker_told_to_end(
+    tmp_path: Path,
+) -> None:
+    """Whatever it has taken it owes; what still waits is left to other workers."""
+    async with start_obedient(tmp_path) as obedient:
+        job_ids = [obedient.send(1, "wait"), obedient.send(2), obedient.send(3)]
+        await obedient.started(job_ids[1])
+        obedient.worker.process.send_signal(signal.SIGTERM)
+        obedient.release(1)
+        code = await obedient.worker.exit_code()
+
+        assert code == 0
+        statuses = [await obedient.endpoint.status(job_id) for job_id in job_ids]
+        assert statuses == [Status.COMPLETED, Status.COMPLETED, Status.IN_QUEUE]
+
+
+async def test_an_idle_worker_told_to_end_does_not_wait_for_its_poll(tmp_path: Path) -> None:
+    """The SDK's own loop would sit the long poll out, up to 90 seconds on Runpod."""
+    async with start_obedient(tmp_path) as obedient:
+        await obedient.endpoint.result(obedient.send(1))
+        await until(lambda: obedient.endpoint.recorder.polls > 1)  # nothing comes: it is held
+        obedient.worker.process.send_signal(signal.SIGTERM)
+
+        assert await obedient.worker.exit_code(POLL_SECONDS / 2) == 0
 
 
 async def test_an_unexpected_exception_is_one_fixed_sentence_and_a_whole_cause_in_the_log(
-    other_plane: ControlPlane, obedient: WorkerProcess
+    obedient: Obedient,
 ) -> None:
     """The caller reads no cause, path or host; the log has the traceback with the job's id."""
-    post = await other_plane.run("fails", {**EDIT, "prompt": "fail", "seed": 1})
+    job_id = obedient.send(1, "fail")
 
-    assert post == {"id": "fails", "error": INTERNAL}
-    cause = next(line for line in obedient.lines("fails") if "internal error" in line)
+    assert await obedient.endpoint.result(job_id) == {"id": job_id, "error": INTERNAL}
+    cause = next(line for line in obedient.worker.lines(job_id) if "internal error" in line)
     assert "Traceback" in cause
     assert "RuntimeError: the private cause, in /opt/private on host-of-the-worker" in cause
 
 
 async def test_out_of_memory_fails_its_job_and_asks_for_another_worker(
-    other_plane: ControlPlane, obedient: WorkerProcess
+    obedient: Obedient,
 ) -> None:
     """Runpod replaces a worker on `stopPod`; until then it takes the next job."""
-    post = await other_plane.run("too-large", {**EDIT, "prompt": "run out of memory", "seed": 2})
+    job_id = obedient.send(2, "out of memory")
+    post = await obedient.endpoint.result(job_id)
 
-    assert post == {"id": "too-large", "error": OutOfMemory.example, "stopPod": True}
-    assert "output" in await other_plane.run("fits", {**EDIT, "seed": 3})
+    assert post == {"id": job_id, "error": OutOfMemory.example, "stopPod": True}
+    assert "output" in await obedient.endpoint.result(obedient.send(3))
 
 
 async def test_a_cancelled_edit_ends_at_its_next_step_and_the_next_job_waits_for_that(
-    other_plane: ControlPlane, obedient: WorkerProcess
+    obedient: Obedient,
 ) -> None:
     """A thread outlives its cancelled task; the GPU lane is free only when it has let go.
 
     A job cancelled while it waits for the lane never gets there.
     """
-    other_plane.send("held", {**EDIT, "prompt": "wait", "seed": 4, "num_inference_steps": 50})
-    await until(lambda: "step 4\n" in obedient.log)
-    await stop(other_plane, obedient, "held")
-    other_plane.send("dropped", {**EDIT, "seed": 5})
-    await until(lambda: "Started." in obedient.lines("dropped"))
+    held = obedient.send(4, "wait")
+    await until(lambda: "step 4\n" in obedient.worker.log)
+    await obedient.stop(held)
+    dropped = obedient.send(5)
+    await obedient.started(dropped)
     await asyncio.sleep(0.5)  # in which it would overtake
-    await stop(other_plane, obedient, "dropped")
-    other_plane.send("next", {**EDIT, "seed": 6})
-    await until(lambda: "Started." in obedient.lines("next"))
-    (obedient.output.parent / "4").touch()
-    await until(lambda: bool(other_plane.results("next")))
+    await obedient.stop(dropped)
+    following = obedient.send(6)
+    await obedient.started(following)
+    obedient.release(4)
+    await obedient.endpoint.result(following)
 
-    on_the_lane = re.findall("^(?:enter|step|leave) [456]$", obedient.log, re.MULTILINE)
-    held = ["enter 4", "step 4", "step 4", "leave 4"]
-    assert on_the_lane == [*held, "enter 6", "step 6", "step 6", "leave 6"]
-    assert not other_plane.results("held")
-    assert not other_plane.of("dropped")
+    assert obedient.on_the_lane(4) == [
+        *("enter 4", "step 4", "step 4", "leave 4"),
+        *("enter 6", "step 6", "step 6", "leave 6"),
+    ]
+    assert not obedient.endpoint.results(held)
+    assert not obedient.endpoint.of(dropped)
+
+
+async def test_while_a_job_is_on_the_lane_its_neighbours_are_fetched_and_stored(
+    obedient: Obedient,
+) -> None:
+    """The GPU waits neither for the picture of the next job nor for the bucket of the last."""
+    (obedient.directory / "full").touch()
+    last, present, following = obedient.send(7), obedient.send(8, "wait"), obedient.send(9)
+    await obedient.started(following)
+    await until(lambda: "fetched" in obedient.happened(8))
+    assert not obedient.endpoint.results(last)
+    (obedient.directory / "full").unlink()
+    await obedient.endpoint.result(last)
+    obedient.release(8)
+    for job_id in (present, following):
+        await obedient.endpoint.result(job_id)
+
+    happened = obedient.happened(8)
+    assert happened[: happened.index("leave 8")] == [
+        *("enter 8", "step 8", "fetched", "stored 7", "step 8"),
+    ]
+
+
+async def test_one_job_is_taken_ahead_and_its_cancel_makes_room_for_another(
+    obedient: Obedient,
+) -> None:
+    """A worker that hoards jobs keeps them from idle ones; one that forgets idles itself."""
+    present, ahead, waiting = obedient.send(10, "wait"), obedient.send(11), obedient.send(12)
+    await obedient.started(ahead)
+    await asyncio.sleep(0.5)  # in which it would take the other too
+    assert await obedient.endpoint.status(waiting) == Status.IN_QUEUE
+    await obedient.stop(ahead)
+    await obedient.started(waiting)
+    obedient.release(10)
+    for job_id in (present, waiting):
+        assert "output" in await obedient.endpoint.result(job_id)
+
+    assert obedient.on_the_lane(10) == [
+        *("enter 10", "step 10", "step 10", "leave 10"),
+        *("enter 12", "step 12", "step 12", "leave 12"),
+    ]
 
 
 async def test_a_progress_post_that_hangs_is_dropped_before_the_result_goes(
-    other_plane: ControlPlane, obedient: WorkerProcess
+    obedient: Obedient,
 ) -> None:
     """It delays its job by seconds, not for as long as the endpoint likes."""
-    other_plane.hold_progress = 600
-    await other_plane.run("hangs", {**EDIT, "seed": 9})
-    other_plane.hold_progress = 0
+    obedient.endpoint.recorder.hold_progress = 600
+    job_id = obedient.send(13)
+    await obedient.endpoint.result(job_id)
+    obedient.endpoint.recorder.hold_progress = 0
 
-    assert [post.get("status") for post in other_plane.of("hangs")] == ["DROPPED", None]
+    assert [post.get("status") for post in obedient.endpoint.of(job_id)] == ["DROPPED", None]

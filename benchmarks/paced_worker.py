@@ -1,0 +1,90 @@
+"""Our worker on the SDK's loop, with pictures, GPU and bucket that only take their time.
+
+Each edit is a line in the file that LANE names: when it got the GPU lane and when it left it.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from kontext import logs
+from kontext.edit import Edit
+from kontext.pace import Pace
+from kontext.settings import Settings
+from kontext.source import Source, address_policy
+from kontext.stored_file import StoredFile
+from kontext.worker import Worker
+
+FETCH, LANE, STORE = (float(os.environ[name]) for name in ("FETCH", "GPU", "STORE"))
+"""Seconds that each takes."""
+
+STEPS = 20
+
+
+class SlowSource(Source):
+    """Every picture takes its time."""
+
+    async def picture(self, _url: str, _pixels: int | None = None) -> Image.Image:
+        """Return a plain picture."""
+        await asyncio.sleep(FETCH)
+        return Image.new("RGB", (256, 256))
+
+
+class SleepingEditor:
+    """Keeps the lane for as long as an edit would."""
+
+    model, revision = "fake", "0"
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        """Sleep step by step, and note how long."""
+        began = time.time()
+        for step in range(STEPS):
+            time.sleep(max(0.0, began + LANE * (step + 1) / STEPS - time.time()))
+            on_step(step + 1)
+        note(began)
+        return Image.new("RGB", (edit.size.width, edit.size.height))
+
+
+class Lenient:
+    """Passes everything."""
+
+    def flags(self, _picture: Image.Image) -> bool:
+        """Pass."""
+        return False
+
+
+class SlowStorage:
+    """Every upload takes its time."""
+
+    async def store(self, file: StoredFile) -> str:
+        """Return a link that leads nowhere."""
+        await asyncio.sleep(STORE)
+        return f"https://bucket.invalid/{file.name}"
+
+
+def note(began: float) -> None:
+    """Append a turn on the lane; short lines are never torn."""
+    with Path(os.environ["LANE"]).open("a") as lane:
+        lane.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
+
+
+def main() -> None:
+    """Run it as `handler.py` runs, less the boot."""
+    settings = Settings.load()
+    logs.configure(settings.production)
+    from kontext.serverless import hand_over, post_progress
+
+    pace = Pace(settings.take_ahead_seconds)
+    source = SlowSource(address_policy(settings))
+    worker = Worker(
+        settings, source, SleepingEditor(), Lenient(), SlowStorage(), post_progress, pace
+    )
+    hand_over(worker.run, pace)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Whether a worker stays as it is: memory, threads and files over thousands of jobs.
+
+Production mode, real SDK, the local server, the stand-in model at 256*256, a real S3 server on
+loopback. Memory is what the worker's process keeps resident; its slope is fitted to the second
+half of the run, when caches are full.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+
+from kontext import embedded_bucket
+from kontext.local.jobs import Status, Submission
+from kontext.local.server import Options, Server
+
+ROOT = Path(__file__).parent.parent
+AT_ONCE = 8
+"""Jobs in the queue, so that the worker never waits for one."""
+
+
+class Sample(NamedTuple):
+    """The worker's process after a number of jobs."""
+
+    jobs: int
+    resident_kb: float
+    threads: int
+
+
+def main() -> None:
+    """Measure, and print what was measured."""
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/soak.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--jobs", type=int, default=2000, help="in all (default: 2000)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        print(json.dumps(asyncio.run(_measure(arguments.jobs, Path(directory)))))
+
+
+async def _measure(jobs: int, directory: Path) -> dict[str, float]:
+    temporary = directory / "tmp"
+    temporary.mkdir()
+    with embedded_bucket.serve(directory / "bucket") as bucket:
+        environment = {
+            **os.environ,
+            **bucket,
+            "STAND_IN": "model,safety",
+            "OMP_NUM_THREADS": "1",
+            "RUNPOD_SKIP_GPU_CHECK": "true",
+            "TMPDIR": str(temporary),
+        }
+        server = Server(Options(directory / "queue", [environment], ROOT / "handler.py"))
+        stop = asyncio.Event()
+        running = asyncio.create_task(server.run(stop))
+        samples, failed = await _soak(server, jobs)
+        left = len(list(temporary.rglob("*")))
+        stop.set()
+        await running
+    return _found(samples, jobs, failed, left)
+
+
+async def _soak(server: Server, jobs: int) -> tuple[list[Sample], int]:
+    """Keep the queue filled until `jobs` have ended; return samples and failures."""
+    job = json.loads((ROOT / "test_input.json").read_text())["input"]
+    job |= {"size": "256*256", "num_inference_steps": 1}
+    samples: list[Sample] = []
+    failed = 0
+    waiting: list[str] = []
+    began = time.monotonic()
+    for number in range(jobs + AT_ONCE):
+        if number < jobs:
+            waiting.append(server.queue.submit(Submission(input=job), sync=False).id)
+        if number >= AT_ONCE:
+            failed += not await _succeeds(server, waiting.pop(0))
+            samples.append(_sample(server, len(samples) + 1))
+            if len(samples) % 100 == 0:
+                newest, seconds = samples[-1], time.monotonic() - began
+                print(
+                    f"{newest.jobs} jobs, {seconds:.0f} s, {newest.resident_kb / 1024:.0f} MB, "
+                    f"{newest.threads} threads",
+                    flush=True,
+                )
+    return samples, failed
+
+
+async def _succeeds(server: Server, job_id: str) -> bool:
+    job = await server.queue.finished(job_id, 120)
+    return job is not None and job.status == Status.COMPLETED
+
+
+def _sample(server: Server, jobs: int) -> Sample:
+    """Look at the worker: the child of the shell that ties it to the server."""
+    shell = psutil.Process(server.workers[0].pid)
+    worker: Any = next(p for p in shell.children() if "handler.py" in " ".join(p.cmdline()))
+    return Sample(jobs, worker.memory_info().rss / 1024, worker.num_threads())
+
+
+def _found(samples: list[Sample], jobs: int, failed: int, left: int) -> dict[str, float]:
+    second_half = samples[len(samples) // 2 :]
+    slope, _ = np.polyfit([s.jobs for s in second_half], [s.resident_kb for s in second_half], 1)
+    middle, end = samples[len(samples) // 2], samples[-1]
+    print(
+        f"| jobs | failed | resident | slope | threads | files left |\n"
+        f"| --- | --- | --- | --- | --- | --- |\n"
+        f"| {jobs} | {failed} | {end.resident_kb / 1024:.0f} MB | {slope:.2f} kB/job | "
+        f"{end.threads} | {left} |"
+    )
+    return {
+        "jobs": jobs,
+        "failed": failed,
+        "rss_slope_kb_per_job": round(float(slope), 3),
+        "threads_grown": end.threads - middle.threads,
+        "files_left": left,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""`python -m kontext.local`: the server from the command line."""
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kontext import embedded_bucket
+from kontext.errors import BootError
+
+if TYPE_CHECKING:
+    from kontext.local.server import Server
+
+ENDPOINT = "black-forest-labs-flux-1-kontext-dev"
+
+
+def main() -> None:
+    """Serve until Ctrl-C."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server takes it: without a traceback
+    logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| server | %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        with ExitStack() as resources:
+            asyncio.run(_serve(arguments, resources))
+    except (BootError, OSError, OverflowError) as error:
+        sys.exit(f"The server cannot start: {error}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m kontext.local",
+        description="Runpod's API v2 on this machine, with real workers: one for each GPU, or one "
+        "on the CPU with stand-ins. For development and a single box; for scale there is Runpod.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to bind")
+    parser.add_argument("--port", type=int, default=8000, help="port to bind; 0 takes a free one")
+    parser.add_argument("--api-key", help="what clients must send as their API key")
+    parser.add_argument("--workers", type=int, help="how many; default one for each GPU, or one")
+    parser.add_argument("--handler", type=Path, default="handler.py", help="the workers' program")
+    parser.add_argument("--data", type=Path, default=".kontext", help="where queue and files live")
+    return parser
+
+
+async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
+    from kontext.local.server import Options, Server, stop_on_signals  # noqa: PLC0415 - slow
+
+    if arguments.workers is not None and arguments.workers < 1:
+        raise BootError("--workers must be at least 1")
+    if not arguments.handler.is_file():
+        raise BootError(f"there is no {arguments.handler}; name the workers' program by --handler")
+    _claim(arguments.data, resources)
+    bucket: Mapping[str, str] = {}
+    if not (os.environ.get("BUCKET_NAME") or os.environ.get("BUCKET_ENDPOINT_URL")):
+        bucket = resources.enter_context(
+            embedded_bucket.serve(arguments.data / "bucket", memory=arguments.data / "bucket.json")
+        )
+    server = Server(
+        Options(
+            database=arguments.data / "queue.sqlite",
+            workers=worker_environments({**os.environ, **bucket}, arguments.workers),
+            handler=arguments.handler,
+            host=arguments.host,
+            port=arguments.port,
+            api_key=arguments.api_key,
+        )
+    )
+    stop = stop_on_signals()
+    print(_invitation(server, arguments), flush=True)
+    await server.run(stop)
+
+
+def _claim(directory: Path, resources: ExitStack) -> None:
+    """Keep a second server off the directory: it would hand out the first one's jobs again."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts, keys and pictures
+    lock = resources.enter_context((directory / "lock").open("w"))
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BootError(f"another server uses {directory}; choose one by --data") from None
+
+
+def worker_environments(
+    environment: Mapping[str, str], count: int | None = None
+) -> list[Mapping[str, str]]:
+    """Return a worker's environment for each GPU; without any, the stand-ins' by name.
+
+    Args:
+        environment: What all have in common.
+        count: As many, in place of one for each GPU.
+    """
+    gpus = _gpus(environment)
+    if not gpus:
+        stand_ins = {"STAND_IN": "model,safety", "RUNPOD_SKIP_GPU_CHECK": "true"}
+        return [{**stand_ins, **environment}] * (count or 1)
+    return [
+        {**environment, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
+        for number in range(count or len(gpus))
+    ]
+
+
+def _gpus(environment: Mapping[str, str]) -> list[str]:
+    """Name the GPUs that we may use; to CUDA, "" and "-1" mean none."""
+    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [name for name in visible.split(",") if name not in {"", "-1"}]
+    if not (nvidia_smi := shutil.which("nvidia-smi", path=environment.get("PATH"))):
+        return []
+    listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False)
+    lines = listed.stdout.splitlines()
+    return [str(number) for number in range(sum(line.startswith("GPU ") for line in lines))]
+
+
+def _invitation(server: "Server", arguments: argparse.Namespace) -> str:
+    body = shlex.quote(f"@{arguments.handler.with_name('test_input.json')}")
+    return f"""
+Runpod's API v2 is at {server.url}/v2/{{any endpoint}}, its description at {server.url}/docs.
+{len(server.workers)} worker(s) are starting; jobs wait until one is ready. Try:
+
+curl -X POST {server.url}/v2/{ENDPOINT}/runsync \\
+  -H "Authorization: Bearer {arguments.api_key or "$RUNPOD_API_KEY"}" \\
+  -H "Content-Type: application/json" \\
+  -d {body}
+
+Ctrl-C lets the workers finish their jobs, then stops everything.
+"""
+
+
+if __name__ == "__main__":
+    main()

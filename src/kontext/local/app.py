@@ -1,0 +1,66 @@
+"""The ASGI application: routers, keys, CORS, and every refusal as one sentence under `error`."""
+
+import hmac
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader
+from starlette.exceptions import HTTPException
+
+from kontext import __version__
+from kontext.local.errors import ApiError
+
+AUTHORIZATION = APIKeyHeader(name="Authorization", auto_error=False)
+
+
+def application(*routers: APIRouter) -> FastAPI:
+    """Return an application with these routes, its OpenAPI page at `/docs`."""
+    app = FastAPI(
+        title="kontext, local", version=__version__, summary="Runpod's API v2 on your own machine"
+    )
+    for router in routers:
+        app.include_router(router)
+    app.add_middleware(
+        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
+    )
+    _answer_in_sentences(app)
+    return app
+
+
+def anybody() -> None:
+    """Admit every caller."""
+
+
+def only(key: str) -> Callable[[str | None], None]:
+    """Return a dependency that admits callers who send `key`, bare or as a bearer token."""
+
+    def authorised(given: Annotated[str | None, Security(AUTHORIZATION)]) -> None:
+        scheme, _, token = (given or "").partition(" ")
+        token = token if scheme.lower() == "bearer" else given or ""
+        if not hmac.compare_digest(token.encode(), key.encode()):
+            raise ApiError(401, "Authorization must carry the API key")
+
+    return authorised
+
+
+def _answer_in_sentences(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def refused(_request: Request, error: ApiError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, error.status)
+
+    @app.exception_handler(HTTPException)
+    async def unrouted(_request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def unread(_request: Request, error: RequestValidationError) -> JSONResponse:
+        reasons = [f"{e['loc'][-1]}: {e['msg']}" for e in error.errors()]
+        return JSONResponse({"error": "; ".join(reasons)}, 400)
+
+    @app.exception_handler(Exception)
+    async def broken(_request: Request, _error: Exception) -> JSONResponse:
+        return JSONResponse({"error": "internal server error; its log has the cause"}, 500)

@@ -1,0 +1,61 @@
+"""A running server without worker processes, a client, and a worker that obeys the test."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import pytest_asyncio
+
+from kontext.local.server import Options, Server
+from tests.local.worker import Worker
+
+Serve = Callable[..., AbstractAsyncContextManager[Server]]
+
+
+@asynccontextmanager
+async def running(database: Path, **options: Any) -> AsyncIterator[Server]:
+    """Run a server during the block."""
+    server = Server(Options(database, workers=[], **options))
+    stop = asyncio.Event()
+    serving = asyncio.create_task(server.run(stop))
+    try:
+        yield server
+    finally:
+        stop.set()
+        await serving
+
+
+def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
+    """Return a client of some endpoint there."""
+    return httpx.AsyncClient(base_url=f"{server.url}/v2/any-endpoint", timeout=30, **options)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Serve:
+    """Runs a server during a block; the next one finds the queue that the last one left."""
+    return partial(running, tmp_path / "queue.sqlite")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def server(serve: Serve) -> AsyncIterator[Server]:
+    """A server that admits every client."""
+    async with serve(webhook_pause=0.05) as server:
+        yield server
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the server."""
+    async with client_of(server) as client:
+        yield client
+
+
+@pytest.fixture
+def worker(server: Server) -> Worker:
+    """A worker of the server, called `worker-1`."""
+    return Worker(server)

@@ -1,0 +1,138 @@
+"""In the place of `handler.py`: the real SDK loop and a real `Worker`, with nothing to load.
+
+It obeys the prompt, and files beside the one that LEDGER names: while `unfit` lies there it fails
+to boot, while `full` does it stores nothing, and a job that waits does so until there is a file
+named as its seed.
+
+Every job that it stores is a line in that file, `JOB-ID PROCESS-ID`, so that a test can count what
+was run; so is its start, with `boot` in the place of the job. It prints what happens when: a
+picture fetched, the lane entered, a step, the lane left, a result stored.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+from PIL import Image
+
+from kontext import logs
+from kontext.edit import Edit
+from kontext.errors import BootError, OutOfMemory
+from kontext.pace import Pace
+from kontext.settings import Settings
+from kontext.source import Source, address_policy
+from kontext.stored_file import StoredFile
+from kontext.worker import Worker
+
+MOMENT = 0.01
+"""Seconds between two looks at a file."""
+
+
+class PrintingSource(Source):
+    """Says when it has fetched a picture."""
+
+    async def picture(self, url: str, pixels: int | None = None) -> Image.Image:
+        """Return the picture."""
+        picture = await super().picture(url, pixels)
+        say("fetched")
+        return picture
+
+
+class Painter:
+    """Paints at once, unless the prompt is the name of a fault or of a pause."""
+
+    model, revision = "fake", "0"
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        """Return a plain picture."""
+        say(f"enter {edit.seed}")
+        try:
+            fail(edit.prompt)
+            for step in range(edit.steps):
+                say(f"step {edit.seed}")
+                time.sleep(0.1 if edit.prompt == "take your time" else 0)
+                on_step(step + 1)
+                while edit.prompt == "wait" and not lies_there(str(edit.seed)):
+                    time.sleep(MOMENT)
+            return Image.new("RGB", (edit.size.width, edit.size.height))
+        finally:
+            say(f"leave {edit.seed}")
+
+
+def fail(prompt: str) -> None:
+    """Do it, when the prompt says how."""
+    match prompt:
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "fail":
+            raise RuntimeError("the private cause, in /opt/private on host-of-the-worker")
+        case "out of memory":
+            raise OutOfMemory(OutOfMemory.example)
+
+
+class Lenient:
+    """Passes everything."""
+
+    def flags(self, _picture: Image.Image) -> bool:
+        """Pass."""
+        return False
+
+
+class Ledger:
+    """Keeps no file, but a line for each."""
+
+    async def store(self, file: StoredFile) -> str:
+        """Write the line and return a link that leads nowhere."""
+        while lies_there("full"):  # noqa: ASYNC110 - another process takes it away
+            await asyncio.sleep(MOMENT)
+        note(file.name)
+        say(f"stored {file.metadata['seed']}")
+        return f"https://bucket.invalid/{file.name}"
+
+
+def say(what: str) -> None:
+    """Print a line in one piece, whatever another thread prints at the moment."""
+    os.write(sys.stdout.fileno(), f"{what}\n".encode())
+
+
+def note(what: str) -> None:
+    """Append a line; short ones are never torn."""
+    with Path(os.environ["LEDGER"]).open("a") as ledger:
+        ledger.write(f"{what} {os.getpid()}\n")
+
+
+def lies_there(name: str) -> bool:
+    """Tell whether there is such a file beside the ledger."""
+    return Path(os.environ["LEDGER"]).with_name(name).exists()
+
+
+def is_fit() -> None:
+    """Pass, unless told otherwise."""
+    if lies_there("unfit"):
+        raise BootError("there are no weights")
+
+
+def main() -> None:
+    """Run it as `handler.py` runs, less the weights and the bucket."""
+    settings = Settings.load()
+    logs.configure(settings.production)
+    # The SDK asks for the processor's name when imported, and measures it for a second to know.
+    sys.modules["cpuinfo"] = SimpleNamespace(get_cpu_info=dict)  # type: ignore[assignment]
+    import runpod.serverless  # noqa: PLC0415
+
+    from kontext.serverless import hand_over, post_progress  # noqa: PLC0415
+
+    source, pace = PrintingSource(address_policy(settings)), Pace(settings.take_ahead_seconds)
+    worker = Worker(settings, source, Painter(), Lenient(), Ledger(), post_progress, pace)
+    note("boot")
+    runpod.serverless.register_fitness_check(is_fit)
+    hand_over(worker.run, pace)
+
+
+if __name__ == "__main__":
+    main()

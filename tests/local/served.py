@@ -1,0 +1,209 @@
+"""A server with fake workers, in this process or in one of its own, and a client of it."""
+
+import asyncio
+import base64
+import io
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from PIL import Image
+
+from kontext.local.server import Options, Server
+
+FAKE_HANDLER = Path(__file__).with_name("fake_handler.py")
+PATIENCE = 60.0
+"""Seconds until a test gives up."""
+
+
+def _picture() -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), "olive").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+EDIT = {"prompt": "x", "image": _picture(), "size": "256*256", "num_inference_steps": 1}
+LONG_EDIT = {**EDIT, "prompt": "take your time", "num_inference_steps": 10}
+"""One second, a progress report each tenth."""
+
+
+class Ledger:
+    """What the workers wrote down.
+
+    Args:
+        path: The file; made here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.touch()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a worker of this ledger runs with."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return {**inherited, "LEDGER": str(self._path), "RUNPOD_SKIP_GPU_CHECK": "true"}
+
+    @property
+    def boots(self) -> int:
+        """How many workers have started."""
+        return self._subjects()["boot"]
+
+    @property
+    def stored(self) -> Counter[str]:
+        """How often each job was stored."""
+        subjects = self._subjects()
+        del subjects["boot"]
+        return subjects
+
+    def _subjects(self) -> Counter[str]:
+        return Counter(line.split()[0] for line in self._path.read_text().splitlines())
+
+
+class Client:
+    """Calls one server.
+
+    Args:
+        url: Where it listens.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._http = httpx.AsyncClient(base_url=f"{url}/v2/any", timeout=PATIENCE)
+
+    async def send(self, data: dict[str, Any]) -> str:
+        """Queue a job; return its id."""
+        answer = await self._http.post("/run", json={"input": data})
+        return str(answer.raise_for_status().json()["id"])
+
+    async def status(self, job_id: str) -> dict[str, Any]:
+        """Return a job as it is."""
+        return dict((await self._http.get(f"/status/{job_id}")).raise_for_status().json())
+
+    async def finished(self, job_id: str) -> dict[str, Any]:
+        """Return a job when it has ended."""
+        wait = {"wait": round(PATIENCE * 1000)}
+        answer = await self._http.get(f"/status-sync/{job_id}", params=wait)
+        return dict(answer.raise_for_status().json())
+
+    async def running(self, job_id: str) -> dict[str, Any]:
+        """Return a job once its worker has reported a step of it."""
+        async with asyncio.timeout(PATIENCE):
+            while "output" not in (job := await self.status(job_id)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+            return job
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        (await self._http.post(f"/cancel/{job_id}")).raise_for_status()
+
+    async def health(self) -> dict[str, Any]:
+        """Return what `/health` counts."""
+        return dict((await self._http.get("/health")).raise_for_status().json())
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server."""
+
+    server: Server
+    client: Client
+    ledger: Ledger
+
+
+@asynccontextmanager
+async def serving(directory: Path, workers: int = 1, **options: Any) -> AsyncIterator[Served]:
+    """Serve in this process, with fake workers, while the block runs."""
+    ledger = Ledger(directory / "ledger")
+    options = {"handler": FAKE_HANDLER, **options}
+    server = Server(
+        Options(directory / "queue.sqlite", workers=[ledger.environment] * workers, **options)
+    )
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(server.run(stop))
+        try:
+            yield Served(server, Client(server.url), ledger)
+        finally:
+            stop.set()
+
+
+@dataclass(frozen=True)
+class Command:
+    """`python -m kontext.local` in a process of its own, with fake workers.
+
+    Attributes:
+        directory: Of all its files; every process of it has this in its command line.
+        client: Calls it.
+        ledger: What its workers write down.
+        process: Itself.
+        output: File of all that it prints.
+    """
+
+    directory: Path
+    client: Client
+    ledger: Ledger
+    process: asyncio.subprocess.Process
+    output: Path
+
+    async def exit_code(self) -> int:
+        """Wait for its end."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.process.wait()
+
+    async def leaves_nothing(self) -> bool:
+        """Wait until no process of it remains."""
+        await until(lambda: not processes(self.directory))
+        return True
+
+
+@asynccontextmanager
+async def commanded(directory: Path, port: int, workers: int = 1) -> AsyncIterator[Command]:
+    """Run the command while the block runs; wait until it has printed its invitation."""
+    handler = directory / "handler.py"
+    if not handler.exists():
+        handler.symlink_to(FAKE_HANDLER)
+    ledger, output = Ledger(directory / "ledger"), directory / "output"
+    arguments = ["--data", str(directory / "data"), "--handler", str(handler)]
+    with output.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "kontext.local", *arguments),
+            *("--port", str(port), "--workers", str(workers)),
+            env=ledger.environment,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        await until(lambda: "Ctrl-C" in output.read_text() or process.returncode is not None)
+        client = Client(f"http://127.0.0.1:{port}")
+        yield Command(directory, client, ledger, process, output)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another process brings about."""
+    async with asyncio.timeout(PATIENCE):
+        while not holds():  # noqa: ASYNC110 - in another process nobody sets an event
+            await asyncio.sleep(0.02)
+
+
+def processes(mark: object) -> list[str]:
+    """Return the command lines on this machine that contain `mark`, ours aside."""
+    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True)
+    return [line for line in listed.stdout.splitlines() if str(mark) in line]

@@ -1,0 +1,78 @@
+"""Nothing is lost and nothing doubled, whoever dies and whenever."""
+
+import asyncio
+import os
+import random
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from kontext.local.store import GIVEN_UP, MOST_ATTEMPTS
+from tests.local.served import EDIT, LONG_EDIT, Served, commanded, free_port, serving
+
+BRIEF_EDIT = {**LONG_EDIT, "num_inference_steps": 3}
+JOBS, KILLS, WORKERS = 200, 16, 10
+
+
+async def kill_workers(served: Served, chance: random.Random) -> None:
+    """Kill any worker, and the next time, if there is one, a worker with a job."""
+    for number in range(KILLS):
+        await asyncio.sleep(chance.random())
+        busy = served.server.queue.store.running_workers() if number % 2 else set()
+        workers = served.server.workers
+        victim = chance.choice([slot for slot in workers if slot.id in busy] or workers)
+        with suppress(ProcessLookupError):
+            os.killpg(victim.pid or 0, signal.SIGKILL)
+
+
+async def test_workers_killed_at_random_lose_and_double_no_job(tmp_path: Path) -> None:
+    """Every job ends exactly once; runs beyond that are no more than workers were killed.
+
+    Unless three workers were killed under a job: then it has failed, and says so.
+    """
+    async with serving(tmp_path, workers=WORKERS) as served:
+        job_ids = [await served.client.send(BRIEF_EDIT) for _ in range(JOBS)]
+        await kill_workers(served, random.Random(7))
+        jobs = [await served.client.finished(job_id) for job_id in job_ids]
+        counted = (await served.client.health())["jobs"]
+
+    done = {job["id"] for job in jobs if job["status"] == "COMPLETED"}
+    given_up = {job["id"] for job in jobs if job.get("error") == GIVEN_UP}
+    assert done | given_up == set(job_ids)
+    assert len(given_up) <= KILLS // MOST_ATTEMPTS
+    assert counted["completed"] == len(done)
+    assert counted["failed"] == len(given_up)
+    assert served.ledger.stored.keys() >= done
+    assert served.ledger.stored.total() <= JOBS + KILLS
+
+
+async def test_a_killed_server_loses_and_doubles_no_job(tmp_path: Path) -> None:
+    """Its successor finishes what waited and what ran, and still has what was done."""
+    port = free_port()
+    async with commanded(tmp_path, port, WORKERS) as first:
+        job_ids = [await first.client.send(BRIEF_EDIT) for _ in range(JOBS // 2)]
+        before = [await first.client.finished(job_id) for job_id in job_ids[: JOBS // 6]]
+        first.process.kill()
+        await first.leaves_nothing()
+    async with commanded(tmp_path, port, WORKERS) as second:
+        jobs = [await second.client.finished(job_id) for job_id in job_ids]
+
+    assert {job["status"] for job in jobs} == {"COMPLETED"}
+    assert [job["id"] for job in jobs] == job_ids
+    assert jobs[: len(before)] == before
+    assert second.ledger.stored.keys() == set(job_ids)
+    assert second.ledger.stored.total() <= len(jobs) + WORKERS
+
+
+async def test_a_cancelled_job_frees_its_worker(tmp_path: Path) -> None:
+    """It stops amid its steps and stores nothing; the worker takes the next job."""
+    endless = {**LONG_EDIT, "num_inference_steps": 50}
+    async with serving(tmp_path) as served:
+        cancelled = await served.client.send(endless)
+        worker = (await served.client.running(cancelled))["workerId"]
+        await served.client.cancel(cancelled)
+        job = await served.client.finished(await served.client.send(EDIT))
+
+        assert (await served.client.status(cancelled))["status"] == "CANCELLED"
+    assert (job["status"], job["workerId"]) == ("COMPLETED", worker)
+    assert served.ledger.stored == {job["id"]: 1}

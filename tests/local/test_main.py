@@ -1,0 +1,220 @@
+"""`python -m kontext.local`, as a person at a terminal starts and ends it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from kontext import embedded_bucket
+from kontext.local.__main__ import worker_environments
+from kontext.settings import Settings
+from kontext.storage import Bucket
+from kontext.stored_file import StoredFile
+from tests.local.served import EDIT, LONG_EDIT, commanded, free_port
+
+FILE = StoredFile("job-1", "png", b"pixels", "image/png", {})
+
+
+def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "kontext.local", *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+async def test_asked_to_end_it_lets_the_workers_finish(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """The running job's result is recorded, what waits is kept, no process remains."""
+    port = free_port()
+    async with commanded(tmp_path, port) as command:
+        longer = {**LONG_EDIT, "num_inference_steps": 30}  # or what waits would be taken ahead
+        job_id = await command.client.send(longer)
+        await command.client.running(job_id)
+        waiting = await command.client.send(EDIT)
+        command.process.send_signal(number)
+
+        assert await command.exit_code() == 0
+        assert await command.leaves_nothing()
+    assert command.ledger.stored == {job_id: 1}
+    async with commanded(tmp_path, port) as command:
+        assert (await command.client.status(job_id))["status"] == "COMPLETED"
+        assert (await command.client.finished(waiting))["status"] == "COMPLETED"
+
+
+async def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
+    """The worker is not waited for; no traceback is printed, no process remains."""
+    async with commanded(tmp_path, free_port()) as command:
+        job_id = await command.client.send({**LONG_EDIT, "num_inference_steps": 50})
+        await command.client.running(job_id)
+        for _ in range(2):
+            command.process.send_signal(signal.SIGINT)
+            await asyncio.sleep(0.5)
+
+        assert await command.exit_code() == -signal.SIGINT
+        assert await command.leaves_nothing()
+    assert "Traceback" not in command.output.read_text()
+    assert not command.ledger.stored
+
+
+async def test_a_killed_server_leaves_nothing(tmp_path: Path) -> None:
+    """Neither worker, heartbeat nor bucket outlives it, not even what is stopped."""
+    async with commanded(tmp_path, free_port(), workers=2) as command:
+        await command.client.running(await command.client.send(LONG_EDIT))
+        command.process.kill()
+
+        assert await command.leaves_nothing()
+
+
+async def test_links_of_results_outlive_a_restart(tmp_path: Path) -> None:
+    """The bucket keeps its keys and its port, in a file that nobody else may read."""
+    memory = tmp_path / "data/bucket.json"
+    port = free_port()
+    async with commanded(tmp_path, port) as command:
+        environment = httpx.Response(200, text=memory.read_text()).json()
+        settings = {name.lower(): value for name, value in environment.items()}
+        link = await Bucket.from_settings(Settings.load(**settings)).store(FILE)
+        command.process.kill()
+        await command.leaves_nothing()
+    async with commanded(tmp_path, port), httpx.AsyncClient() as client:
+        answer = await client.get(link)
+
+    assert (answer.status_code, answer.content) == (200, FILE.content)
+    assert memory.stat().st_mode & 0o077 == 0
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
+
+
+def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
+    """Its keys remain."""
+    memory = tmp_path / "memory"
+    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as former:
+        pass
+    address = urlsplit(former["BUCKET_ENDPOINT_URL"])
+    with (
+        socket.create_server((address.hostname, address.port)),
+        embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment,
+    ):
+        pass
+
+    assert environment.keys() == former.keys()
+    assert {name for name in former if environment[name] != former[name]} == {"BUCKET_ENDPOINT_URL"}
+
+
+@pytest.mark.parametrize("kept", ["", '{"BUCKET_NA'], ids=["empty", "cut-off"])
+def test_a_bucket_whose_memory_is_damaged_begins_anew(kept: str, tmp_path: Path) -> None:
+    """A server killed while it wrote must start again."""
+    (tmp_path / "memory").write_text(kept)
+    with embedded_bucket.serve(tmp_path / "bucket", memory=tmp_path / "memory") as environment:
+        Bucket.from_settings(
+            Settings.load(**{name.lower(): value for name, value in environment.items()})
+        ).check()
+
+
+async def test_the_invitation_can_be_pasted(tmp_path: Path) -> None:
+    """The printed request is answered; its body is the example beside the handler."""
+    body = tmp_path / "test_input.json"
+    body.write_text(httpx.Request("POST", "http://x", json={"input": EDIT}).content.decode())
+    async with commanded(tmp_path, free_port()) as command:
+        printed = command.output.read_text()
+        curl = printed[printed.index("curl ") : printed.index("\n\nCtrl-C")]
+        shell = await asyncio.create_subprocess_shell(
+            f"{curl} --silent --show-error", stdout=asyncio.subprocess.PIPE
+        )
+        answer, _ = await shell.communicate()
+
+    assert httpx.Response(200, content=answer).json()["status"] == "COMPLETED"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        pytest.param(["--port", "{taken}"], "Address already in use", id="port-taken"),
+        pytest.param(["--port", "70000"], "port must be 0-65535", id="no-port"),
+        pytest.param(["--handler", "nowhere.py"], "there is no nowhere.py", id="no-handler"),
+        pytest.param(["--workers", "0"], "--workers must be at least 1", id="no-workers"),
+    ],
+)
+def test_what_keeps_it_from_starting_is_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    """It names what to change."""
+    handler = tmp_path / "handler.py"
+    handler.touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ended = run(
+            *("--handler", handler, "--data", tmp_path / "data"),
+            *(argument.format(taken=port) for argument in arguments),
+        )
+
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("The server cannot start: ")
+    assert sentence in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+async def test_two_servers_cannot_share_their_data(tmp_path: Path) -> None:
+    """The second would hand out the jobs of the first."""
+    async with commanded(tmp_path, free_port()):
+        ended = run("--data", tmp_path / "data", "--handler", tmp_path / "handler.py", "--port", 0)
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        f"The server cannot start: another server uses {tmp_path / 'data'}; choose one by --data\n"
+    )
+
+
+def test_help_comes_without_the_server() -> None:
+    """Nothing slow is imported to print it."""
+    program = "import sys, kontext.local.__main__; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout.split()
+
+    assert not {"uvicorn", "fastapi", "sqlalchemy", "torch", "runpod"} & set(loaded)
+    assert "--port" in run("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("visible", "count", "devices"),
+    [
+        pytest.param(None, None, ["0", "1"], id="all"),
+        pytest.param("3,GPU-5", None, ["3", "GPU-5"], id="those-we-may-use"),
+        pytest.param(None, 3, ["0", "1", "0"], id="more-workers-than-gpus"),
+        pytest.param(None, 1, ["0"], id="fewer"),
+        pytest.param("", None, [None], id="none"),
+        pytest.param("-1", 2, [None, None], id="none-for-two"),
+    ],
+)
+def test_there_is_one_worker_for_each_gpu(
+    visible: str | None, count: int | None, devices: list[str | None], tmp_path: Path
+) -> None:
+    """Each sees its own; without any, the stand-ins are asked for by name."""
+    nvidia_smi = tmp_path / "nvidia-smi"
+    nvidia_smi.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA A'\necho '  MIG'\necho 'GPU 1: NVIDIA B'\n"
+    )
+    nvidia_smi.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
+    if visible is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible
+    workers = worker_environments(environment, count)
+
+    without = [worker.get("STAND_IN") for worker in workers]
+    assert without == [None if device else "model,safety" for device in devices]
+    if devices[0]:
+        assert [worker["CUDA_VISIBLE_DEVICES"] for worker in workers] == devices

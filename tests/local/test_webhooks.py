@@ -1,0 +1,199 @@
+"""Webhooks, over HTTP: what they carry, how often they are tried, and what a restart does."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import httpx
+import pytest
+import pytest_asyncio
+from aiohttp import web
+
+from kontext.local.server import Server
+from kontext.local.webhooks import TRIES
+from tests.local.conftest import Serve, client_of
+from tests.local.worker import Worker
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+PAUSE = 0.05
+"""What the server of these tests leaves between two tries."""
+
+
+class Receiver:
+    """A web server that is called when a job has ended.
+
+    Attributes:
+        codes: What it answers, one call after another, and 200 when they are used up.
+        bodies: What it was sent.
+        open: Cleared, it answers nobody.
+    """
+
+    def __init__(self) -> None:
+        self.codes: list[int] = []
+        self.bodies: list[dict[str, Any]] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.url = ""
+
+    @asynccontextmanager
+    async def listen(self) -> AsyncIterator[Self]:
+        """Listen on loopback while the block runs."""
+        application = web.Application()
+        application.router.add_post("/done", self._called)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = "http://{}:{}/done".format(*runner.addresses[0][:2])
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def calls(self, count: int) -> list[dict[str, Any]]:
+        """Wait for so many calls."""
+        await until(lambda: len(self.bodies) >= count)
+        return self.bodies
+
+    async def _called(self, request: web.Request) -> web.Response:
+        self.bodies.append(await request.json())
+        await self.open.wait()
+        return web.Response(status=self.codes.pop(0) if self.codes else 200)
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def receiver() -> AsyncIterator[Receiver]:
+    """Who is called."""
+    async with Receiver().listen() as receiver:
+        yield receiver
+
+
+async def run(client: httpx.AsyncClient, webhook: str) -> str:
+    answer = await client.post("/run", json={"input": {}, "webhook": webhook})
+    job_id: str = answer.json()["id"]
+    return job_id
+
+
+async def completed(client: httpx.AsyncClient, worker: Worker, webhook: str) -> str:
+    """Return the id of a job that its worker has done."""
+    job_id = await run(client, webhook)
+    await worker.take()
+    await worker.finish(job_id, output={"cost": 0.03})
+    return job_id
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that nobody tells of."""
+    async with asyncio.timeout(20):
+        while not holds():  # noqa: ASYNC110 - no event is set for it
+            await asyncio.sleep(0.01)
+
+
+async def settled(server: Server) -> None:
+    """Wait until no webhook is to be called any more, and then for as long as two tries take."""
+    await until(lambda: not server.queue.store.undelivered())
+    await asyncio.sleep(2 * PAUSE)
+
+
+@pytest.mark.parametrize("answer", [{"output": {"cost": 0.03}}, {"error": "no"}], ids=str)
+async def test_it_carries_what_status_shows(
+    client: httpx.AsyncClient, worker: Worker, receiver: Receiver, answer: dict[str, Any]
+) -> None:
+    """A result and a failure are announced with the envelope of `/status`."""
+    job_id = await run(client, receiver.url)
+    await worker.take()
+    assert receiver.bodies == []
+    await worker.finish(job_id, **answer)
+
+    assert await receiver.calls(1) == [(await client.get(f"/status/{job_id}")).json()]
+    assert receiver.bodies[0].items() >= answer.items()
+
+
+@pytest.mark.parametrize("path", ["/cancel/{}", "/purge-queue"])
+async def test_a_cancelled_job_is_announced(
+    client: httpx.AsyncClient, receiver: Receiver, path: str
+) -> None:
+    """So is each that was purged."""
+    job_id = await run(client, receiver.url)
+    await client.post(path.format(job_id))
+
+    assert await receiver.calls(1) == [{"id": job_id, "status": "CANCELLED"}]
+
+
+@pytest.mark.parametrize(
+    ("codes", "tries"),
+    [([], 1), ([500], 2), ([404, 302], 3), ([201, 503, 500], TRIES), ([500] * 5, TRIES)],
+    ids=str,
+)
+async def test_it_is_tried_until_200_and_three_times_at_most(
+    server: Server,
+    client: httpx.AsyncClient,
+    worker: Worker,
+    receiver: Receiver,
+    codes: list[int],
+    tries: int,
+) -> None:
+    """Anything but 200 is tried again, with the same body; 200 ends it, and so does the third."""
+    receiver.codes = codes
+    job_id = await completed(client, worker, receiver.url)
+
+    await settled(server)
+
+    assert receiver.bodies == [(await client.get(f"/status/{job_id}")).json()] * tries
+
+
+async def test_a_webhook_that_nobody_answers_is_given_up(
+    server: Server, client: httpx.AsyncClient, worker: Worker
+) -> None:
+    """The job keeps its result."""
+    job_id = await completed(client, worker, "http://127.0.0.1:1/done")
+
+    await settled(server)
+
+    assert (await client.get(f"/status/{job_id}")).json()["status"] == "COMPLETED"
+
+
+async def test_a_slow_webhook_holds_up_no_other(
+    client: httpx.AsyncClient, worker: Worker, receiver: Receiver
+) -> None:
+    """Each is called at once, whether or not the one before was answered."""
+    receiver.open.clear()
+    jobs = [await completed(client, worker, receiver.url) for _ in range(3)]
+
+    assert [body["id"] for body in await receiver.calls(3)] == jobs
+    receiver.open.set()
+
+
+async def test_a_retried_job_is_announced_again(
+    client: httpx.AsyncClient, worker: Worker, receiver: Receiver
+) -> None:
+    """Also while the first announcement is still under way, which then counts no more."""
+    receiver.open.clear()
+    job_id = await run(client, receiver.url)
+    await worker.take()
+    await worker.finish(job_id, error="no")
+    await receiver.calls(1)
+    await client.post(f"/retry/{job_id}")
+    await worker.take()
+    await worker.finish(job_id, output={})
+    receiver.open.set()
+
+    assert [body["status"] for body in await receiver.calls(2)] == ["FAILED", "COMPLETED"]
+
+
+async def test_a_restart_goes_on_where_it_was(serve: Serve, receiver: Receiver) -> None:
+    """One try before it and two after make three; a delivered one is not tried again."""
+    receiver.codes = [200] + [500] * TRIES
+    async with serve(webhook_pause=3600) as server, client_of(server) as client:
+        worker = Worker(server)
+        await completed(client, worker, receiver.url)
+        await receiver.calls(1)
+        await settled(server)
+        refused = await completed(client, worker, receiver.url)
+        await receiver.calls(2)
+        await until(lambda: [j.deliveries for j in server.queue.store.undelivered()] == [1])
+    async with serve(webhook_pause=PAUSE) as server:
+        await settled(server)
+
+    assert [body["id"] for body in receiver.bodies[1:]] == [refused] * TRIES
