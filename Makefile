@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := handler.py src tests builder
+SOURCES := handler.py src tests builder benchmarks
 
 .PHONY: run serve test lint format docs lock image-check clean help
 

@@ -3,18 +3,19 @@
 import sys
 from pathlib import Path
 
-from kontext import logs
+from kontext import logs, prefetch
 from kontext.errors import SettingsError
 from kontext.settings import Settings
 
 
 def main() -> None:
-    """Read the settings, set up the log, and only then import the SDK, which reads the level."""
+    """Set up the log, start reading the weights, and only then import what takes seconds."""
     try:
         settings = Settings.load()
         logs.configure(settings.production)
     except SettingsError as error:
         sys.exit(f"The worker cannot start: {error}")
+    prefetch.start(settings)
     from kontext import serverless
 
     serverless.start(settings, Path(__file__).with_name("test_input.json"))

@@ -24,6 +24,8 @@ NOT_OFFERED = {
     "fetch_allowed_ports": "for development",
     "safety_model_path": "fixed by the image",
     "safety_second_opinion_path": "not in the image that the Hub builds",
+    "compile_cache": "for endpoints that a deployer has measured",
+    "compile_cache_secret": "goes with it",
     "stand_in": "for tests",
     "take_ahead_seconds": "rarely worth a change",
     "runpod_endpoint_id": "set by Runpod",

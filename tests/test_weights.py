@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import FluxKontextPipeline
 
 from kontext import model, stand_in, weights
 from kontext.edit import Edit
@@ -74,6 +76,45 @@ def test_weights_on_disk_load_and_edit(tmp_path: Path) -> None:
 
     assert Editor(loaded, 2.5).edit(edit, lambda _: None).size == (256, 256)
     assert str(loaded.pipeline.transformer.dtype) == "torch.bfloat16"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_weights_are_bit_for_bit_those_of_plain_from_pretrained(
+    tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """However the components get to their device, converted or as they lie on disk."""
+    stand_in.pipeline().to(dtype).save_pretrained(tmp_path)
+    plain = FluxKontextPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    ours = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu").pipeline
+
+    for name in ("transformer", "text_encoder", "text_encoder_2", "vae"):
+        expected = getattr(plain, name).state_dict()
+        found = getattr(ours, name).state_dict()
+        assert list(found) == list(expected)
+        for key, tensor in expected.items():
+            assert found[key].dtype == tensor.dtype
+            assert torch.equal(found[key], tensor)
+
+
+def test_a_loaded_pipeline_can_still_be_moved(tmp_path: Path) -> None:
+    """A map of devices would forbid it, and offloading, for ever."""
+    stand_in.pipeline().save_pretrained(tmp_path)
+    loaded = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu").pipeline
+
+    assert loaded.to("meta").transformer.device.type == "meta"
+
+
+def test_the_files_are_those_that_the_pipeline_reads(tmp_path: Path) -> None:
+    """In the order of its components, without the Hub's second copy of the transformer."""
+    stand_in.pipeline().save_pretrained(tmp_path)
+    (tmp_path / "flux1-kontext-dev.safetensors").touch()
+
+    assert [str(file.relative_to(tmp_path)) for file in Weights(tmp_path, "f00d").files] == [
+        "text_encoder/model.safetensors",
+        "text_encoder_2/model.safetensors",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ]
 
 
 def test_incomplete_weights_are_one_clear_sentence(tmp_path: Path) -> None:

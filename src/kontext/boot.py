@@ -6,10 +6,12 @@ once, before the first job.
 """
 
 import atexit
+import importlib
 import logging
 import tempfile
+import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ from kontext.worker import Job, PostProgress, Worker
 
 if TYPE_CHECKING:
     from kontext.editor import Editor
+    from kontext.model import Model
     from kontext.safety import SafetyChecker
 
 log = logging.getLogger("kontext")
@@ -45,6 +48,7 @@ class Boot:
         self._checker: SafetyChecker | None = None
         self._bucket: Bucket | None = None
         self._worker: Worker | None = None
+        self._imports = threading.Thread(target=_import_model, name="imports", daemon=True)
         atexit.register(self._open_resources.close)
 
     @property
@@ -62,7 +66,8 @@ class Boot:
         return await self._worker.run(job)
 
     def bucket(self) -> None:
-        """Open the bucket and prove that it works."""
+        """Open the bucket and prove that it works; it answers while torch is imported."""
+        self._imports.start()
         settings = self._settings
         named = settings.bucket_name or settings.bucket_endpoint_url
         if self._replaced("bucket", bool(named), "BUCKET_NAME is not set"):
@@ -72,6 +77,8 @@ class Boot:
 
     def gpu(self) -> None:
         """Refuse a machine without a suitable GPU, unless the stand-in needs none."""
+        if self._imports.ident is not None:
+            self._imports.join()
         from kontext import model
 
         if self._model_is_real():
@@ -91,6 +98,8 @@ class Boot:
             loaded = model.load_stand_in()
         loaded.pipeline.set_progress_bar_config(disable=settings.production)
         self._editor = Editor(loaded, settings.true_cfg_scale)
+        if settings.compile_cache and self._model_is_real():
+            self._compile(settings.compile_cache, loaded, self._editor)
 
     def safety_checker(self) -> None:
         """Load the safety checker; without it nothing is served."""
@@ -109,6 +118,20 @@ class Boot:
             settings.safety_second_opinion_path,
             "cuda" if self._model_is_real() else "cpu",
         )
+
+    def _compile(self, place: str, loaded: "Model", editor: "Editor") -> None:
+        """Compile the transformer's blocks, or load what another worker has compiled."""
+        from kontext import compile_cache
+
+        identity = compile_cache.identity(loaded, "bfloat16, repeated blocks, dynamic")
+        secret = self._settings.compile_cache_secret
+        cache = compile_cache.open_cache(place, secret, self._settings, identity)
+        loaded.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+        if cache:
+            cache.load()
+        compile_cache.warm_up(editor)
+        if cache:
+            cache.save()
 
     def _replaced(self, part: StandIn, present: bool, missing: str) -> bool:
         """Tell whether a stand-in takes the place of `part`.
@@ -154,6 +177,12 @@ class Boot:
             self._post_progress,
             self.pace,
         )
+
+
+def _import_model() -> None:
+    """Import what takes seconds; whoever needs it next meets its error, if any, by name."""
+    with suppress(Exception):
+        importlib.import_module("kontext.model")
 
 
 def _banner(part: str, what: str) -> None:

@@ -45,16 +45,20 @@ def check_gpu() -> None:
 def load(name: str, weights: Weights, device: str = "cuda") -> Model:
     """Load the pipeline from disk, offline, in bfloat16 (float16 gives black pictures).
 
+    One component after another, each straight to the device: side by side would be a race, since
+    `from_pretrained` of both libraries patches `torch.nn.init` and torch's default dtype for the
+    whole process. `kontext.prefetch` has the disk read in parallel instead.
+
     Raises:
         BootError: The directory is incomplete or damaged.
     """
     try:
         pipeline = FluxKontextPipeline.from_pretrained(
-            weights.path, dtype=torch.bfloat16, local_files_only=True
+            weights.path, dtype=torch.bfloat16, local_files_only=True, device_map=device
         )
     except (OSError, ValueError, KeyError) as error:
         raise BootError(f"the weights in {weights.path} are incomplete or damaged") from error
-    return Model(pipeline.to(device), name, weights.revision)
+    return Model(pipeline, name, weights.revision)
 
 
 def load_stand_in() -> Model:

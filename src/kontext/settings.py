@@ -133,6 +133,19 @@ class Settings(BaseSettings):
         description="A CDN in front of the bucket: links point there, with a random key, "
         "in place of presigning.",
     )
+    compile_cache: str | None = Field(
+        default=None,
+        pattern=r"^(/.+|bucket:[A-Za-z0-9/_-]*)$",
+        description="Compiles the transformer, and keeps the compiled code for the endpoint's "
+        "other workers: in a directory on a network volume such as `/runpod-volume/compiled`, or "
+        "`bucket:compiled/`, a prefix in the bucket.",
+    )
+    compile_cache_secret: SecretStr | None = Field(
+        default=None,
+        min_length=16,
+        description="Signs that code, which later workers run; at least 16 characters, such as "
+        "from `openssl rand -hex 32`. Without it nothing is kept or loaded.",
+    )
     runpod_webhook_get_job: str | None = Field(default=None, exclude=True)
     runpod_endpoint_id: str | None = Field(default=None, exclude=True)
 

@@ -28,6 +28,14 @@ class Weights:
     path: Path
     revision: str
 
+    @property
+    def files(self) -> list[Path]:
+        """What a pipeline reads, in the order in which diffusers loads its components.
+
+        Not the files at the top: the Hub's directory holds the transformer there once more.
+        """
+        return sorted(self.path.glob("*/*.safetensors"))
+
 
 def find(
     model_id: str, model_path: str | None, volume: Path = VOLUME, image: Path = IMAGE

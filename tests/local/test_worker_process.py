@@ -129,10 +129,13 @@ async def test_a_worker_that_cannot_boot_says_why_and_is_tried_again(
 async def test_no_worker_is_started_after_the_end(tmp_path: Path) -> None:
     """Also not when the end comes in the pause after one that did not boot."""
     handler = tmp_path / "handler.py"
-    handler.write_text("open('lives', 'a').write('x'); raise SystemExit(1)")
+    lives = tmp_path / "lives"
+    handler.write_text(f"open({str(lives)!r}, 'a').write('x'); raise SystemExit(1)")
     slot = WorkerProcess(handler, {}, Queue(Store(tmp_path / "queue.sqlite")))
     running = asyncio.create_task(slot.run())
     await until(lambda: slot.pid is not None)
     slot.end()
     async with asyncio.timeout(30):
         await running
+
+    assert not lives.exists() or lives.read_text() == "x"

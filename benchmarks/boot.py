@@ -1,0 +1,198 @@
+"""From process start to a ready pipeline, beside plain `from_pretrained`, with cold weights.
+
+A synthetic checkpoint of the real layout and classes, bfloat16, random and of some gigabytes. All
+in fresh processes, on the CPU. Ready is a pipeline of which every page was touched, as the copy to
+a GPU would: loading onto a CPU maps the files and reads next to nothing.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent / "build"
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+
+IMPORTS = "import torch; from diffusers import FluxKontextPipeline"
+
+_TOUCH = """
+import torch
+for part in (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.transformer, pipeline.vae):
+    for tensor in part.state_dict().values():
+        tensor.view(-1).view(torch.uint8)[::4096].max()
+"""
+
+BASELINE = f"""
+import sys
+{IMPORTS}
+pipeline = FluxKontextPipeline.from_pretrained(sys.argv[1], dtype=torch.bfloat16)
+{_TOUCH}
+"""
+
+OURS = f"""
+import sys
+from kontext import prefetch
+from kontext.settings import Settings
+prefetch.start(Settings.load(model_path=sys.argv[1]))
+from pathlib import Path
+from kontext import model, weights
+pipeline = model.load("synthetic", weights.find("", sys.argv[1]), "cpu").pipeline
+{_TOUCH}
+"""
+
+READ = """
+import sys
+from pathlib import Path
+from kontext import prefetch
+from kontext.weights import Weights
+prefetch.read(Weights(Path(sys.argv[1]), "").files)
+"""
+
+REQUEST = "import kontext.request"
+
+
+def main() -> None:
+    """Measure, and print what was measured."""
+    arguments = _parser().parse_args()
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        prefix="boot-", dir=arguments.directory.resolve()
+    ) as directory:
+        checkpoint = Path(directory, "FLUX.1-Kontext-dev")
+        _in_process(f"from boot import build; build({str(checkpoint)!r}, {arguments.gigabytes})")
+        _measure(checkpoint, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python benchmarks/boot.py", description=__doc__)
+    parser.add_argument("--gigabytes", type=float, default=3.0, help="of weights (default: 3)")
+    parser.add_argument("--repeat", type=int, default=3, help="medians of so many (default: 3)")
+    parser.add_argument("--directory", type=Path, default=BUILD, help="for the checkpoint")
+    parser.add_argument(
+        "--cold",
+        choices=["weights", "everything"],
+        default="weights",
+        help="what leaves the page cache before each run; everything needs root (default: weights)",
+    )
+    return parser
+
+
+def build(path: str, gigabytes: float) -> None:
+    """Write the checkpoint: 70 % transformer in shards, 28 % T5, as the real one, CLIP and VAE."""
+    import torch
+    from diffusers import FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    from kontext import stand_in
+
+    torch.manual_seed(0)
+    pipeline = stand_in.pipeline()
+    width, heads = 1536, 12
+    layer = 18 * width**2 * 2  # bytes of a single block, nearly
+    torch.set_default_dtype(torch.bfloat16)
+    pipeline.transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=2,
+        num_single_layers=max(1, int(0.7 * gigabytes * 1e9 / layer) - 5),
+        attention_head_dim=width // heads,
+        num_attention_heads=heads,
+        joint_attention_dim=1024,
+        pooled_projection_dim=32,
+        guidance_embeds=True,
+        axes_dims_rope=(16, 56, 56),
+    )
+    t5_layer = (4 * 1024 * 1024 + 3 * 1024 * 4096) * 2
+    config = T5Config(
+        vocab_size=len(pipeline.tokenizer_2),
+        d_model=1024,
+        d_kv=64,
+        d_ff=4096,
+        num_layers=max(1, int(0.28 * gigabytes * 1e9 / t5_layer)),
+        num_heads=16,
+        feed_forward_proj="gated-gelu",
+    )
+    pipeline.text_encoder_2 = T5EncoderModel(config)
+    pipeline.to(torch.bfloat16).save_pretrained(path, max_shard_size="1GB")
+
+
+def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
+    files = [path for path in checkpoint.rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
+    programs = {
+        "imports": IMPORTS,
+        "reading": READ,
+        "plain": BASELINE,
+        "ours": OURS,
+        "request": REQUEST,
+        "nothing": "",
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    for _ in range(arguments.repeat):  # interleaved: a noisy neighbour then disturbs all alike
+        for name, program in programs.items():
+            _cool(files, arguments.cold)
+            seconds[name].append(_in_process(program, str(checkpoint)))
+    median = {name: statistics.median(found) for name, found in seconds.items()}
+    reading = median["reading"] - median["nothing"]
+    floor = max(median["imports"], reading)
+    print(
+        f"{size / 1e9:.2f} GB of weights, {os.cpu_count()} cores, cold: {arguments.cold} "
+        f"({_method(arguments.cold)}), medians of {arguments.repeat}\n\n"
+        "| process start to | s |\n| --- | --- |\n"
+        f"| imports done | {median['imports']:.2f} |\n"
+        f"| weights read, {size / 1e9 / reading:.2f} GB/s, no imports | {reading:.2f} |\n"
+        f"| floor, the larger of these | {floor:.2f} |\n"
+        f"| ready, plain `from_pretrained` | {median['plain']:.2f} |\n"
+        f"| ready, ours | {median['ours']:.2f} |\n"
+        f"| `kontext.request` imported | {median['request']:.2f} |"
+    )
+    found = {
+        "ready_s": round(median["ours"], 3),
+        "baseline_ready_s": round(median["plain"], 3),
+        "floor_s": round(floor, 3),
+        "imports_s": round(median["imports"], 3),
+        "reading_s": round(reading, 3),
+        "request_import_s": round(median["request"], 3),
+    }
+    print(json.dumps(found))
+
+
+def _in_process(program: str, *arguments: str) -> float:
+    """Run a program in a fresh interpreter; return how long it took, start and end included.
+
+    It ends at once: tearing torch down is not part of a boot.
+    """
+    ending = "\nimport os; os._exit(0)"
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-c", program + ending, *arguments],
+        check=True,
+        cwd=HERE,
+        stderr=subprocess.DEVNULL if arguments else None,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    return time.perf_counter() - began
+
+
+def _cool(files: list[Path], what: str) -> None:
+    """Take the files, or all of the machine's, out of the page cache."""
+    os.sync()
+    if what == "everything":
+        DROP_CACHES.write_text("3")
+        return
+    for path in files:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _method(what: str) -> str:
+    return f"3 to {DROP_CACHES}" if what == "everything" else "POSIX_FADV_DONTNEED on each file"
+
+
+if __name__ == "__main__":
+    main()

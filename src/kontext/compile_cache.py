@@ -1,0 +1,145 @@
+"""Compiled once an endpoint: the first worker keeps torch's artefacts, later ones load them.
+
+Never needed and never fatal: whatever is missing, damaged or foreign is logged in one line and
+compiled anew. Where artefacts lie and why they can be trusted is `kontext.artefact_store`'s
+business.
+"""
+
+import json
+import logging
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+
+import torch
+from PIL import Image
+from pydantic import SecretStr
+
+from kontext.artefact_store import SignedStore, at
+from kontext.edit import Edit
+from kontext.editor import Editor
+from kontext.model import Model
+from kontext.settings import Settings
+from kontext.size import Size
+
+log = logging.getLogger("kontext")
+
+_FORMAT = 1
+"""Raise it when what is kept changes its meaning."""
+
+# 384 tokens of the picture and 256 of the reference make 640, beside 512 of text: sizes that are
+# equal at the first compilation would be taken to be equal for ever, and compiled again.
+_SIZE = Size(256, 384)
+_REFERENCE = (256, 256)
+
+
+class CompileCache:
+    """This worker's compiled artefacts, shared with the endpoint's other workers.
+
+    Args:
+        store: Where the deployer keeps them.
+        key: What they were compiled from, by and for; see `identity`.
+    """
+
+    def __init__(self, store: SignedStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._loaded: set[str] = set()
+
+    def load(self) -> bool:
+        """Hand kept artefacts to torch, before anything is compiled; tell whether there were."""
+        try:
+            artefact = self._store.read(self._key)
+            if artefact is None:
+                log.info("compile cache: nothing kept yet; compiling")
+                return False
+            info = torch.compiler.load_cache_artifacts(artefact)
+        except Exception as error:  # noqa: BLE001 - a worker without a cache is still a worker
+            log.warning("compile cache: what is kept is ignored: %s; compiling anew", error)
+            return False
+        if info is None:
+            log.warning("compile cache: what is kept is ignored: torch cannot read it")
+            return False
+        self._loaded = set(chain.from_iterable(info.artifacts.values()))
+        log.info("compile cache: loaded %d bytes", len(artefact))
+        return True
+
+    def save(self) -> bool:
+        """Keep what was compiled, unless all of it was loaded; tell whether it was kept."""
+        try:
+            compiled = torch.compiler.save_cache_artifacts()
+            if compiled is None:
+                return False
+            artefact, info = compiled
+            if self._loaded.issuperset(chain.from_iterable(info.artifacts.values())):
+                return False
+            self._store.write(self._key, artefact)
+        except Exception as error:  # noqa: BLE001 - the next worker will compile, that is all
+            log.warning("compile cache: not saved: %s", error)
+            return False
+        log.info("compile cache: saved %d bytes", len(artefact))
+        return True
+
+
+def open_cache(
+    place: str | None, secret: SecretStr | None, settings: Settings, key: str
+) -> CompileCache | None:
+    """Return the cache, or None unless the deployer has set both a place and a secret.
+
+    Raises:
+        BootError: The place is in a bucket, and the settings name none or have no credentials.
+    """
+    if place is None:
+        return None
+    if secret is None:
+        log.warning("compile cache: off, because COMPILE_CACHE_SECRET is not set")
+        return None
+    return CompileCache(SignedStore(at(place, settings), secret.get_secret_value()), key)
+
+
+def identity(model: Model, mode: str) -> str:
+    """Return the key: everything that makes compiled code what it is.
+
+    Args:
+        model: The pipeline, on its device.
+        mode: Precision and way of compiling, in any words.
+    """
+    facts = {
+        "format": _FORMAT,
+        "model": model.name,
+        "revision": model.revision,
+        "mode": mode,
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "diffusers": version("diffusers"),
+        "python": platform.python_version(),
+        "device": _device_name(model.pipeline.device),
+    }
+    return json.dumps(facts, sort_keys=True)
+
+
+def warm_up(editor: Editor) -> None:
+    """Run one small edit, which compiles for every size; see `_SIZE`."""
+    edit = Edit(
+        prompt="",
+        negative_prompt="",
+        reference=Image.new("RGB", _REFERENCE),
+        size=_SIZE,
+        steps=1,
+        guidance=2.5,
+        seed=0,
+    )
+    editor.edit(edit, lambda _: None)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} {platform.machine()}"
