@@ -180,6 +180,32 @@ def test_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
     assert has_gone(url)
 
 
+def test_ends_with_its_parent_though_a_fork_lives_on(tmp_path: Path) -> None:
+    """The SDK forks its heartbeat, which outlives a worker that is killed."""
+    program = """
+import multiprocessing, sys, time
+from pathlib import Path
+from kontext import embedded_bucket
+with embedded_bucket.serve(Path(sys.argv[1])) as environment:
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,)).start()
+    print(environment["BUCKET_ENDPOINT_URL"], flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        url = parent.stdout.readline().strip() if parent.stdout else ""
+        parent.kill()
+        parent.wait(timeout=30)
+        try:
+            assert has_gone(url)
+        finally:
+            os.killpg(parent.pid, signal.SIGKILL)
+
+
 def test_does_not_keep_its_parent_from_ending(tmp_path: Path) -> None:
     """A process that leaves the server to `atexit`, as the worker does, ends."""
     program = """

@@ -1,6 +1,7 @@
 """A server in a process of its own, which ends when this process does, however that ends."""
 
 import contextlib
+import os
 import re
 import subprocess
 from collections import deque
@@ -42,6 +43,9 @@ def child_server(
         text=True,
         start_new_session=True,
     ) as process:
+        if process.stdin:
+            # A fork, such as the SDK's heartbeat, would keep the pipe open after our death.
+            os.register_at_fork(after_in_child=process.stdin.close)
         log = process.stderr or ()
         # Read to its end: a full pipe would stop the server.
         drain = Thread(target=deque, args=(log, 0), daemon=True)
