@@ -656,7 +656,7 @@ async def test_a_dead_address_does_not_hide_a_live_one(
 ) -> None:
     """A name's next address is tried while there is time for it."""
     names = Names({"half.example": [black_hole, "127.0.0.1"]})
-    source = Source(admitting(server, "127.0.0.0/8"), FetchLimits(seconds=2), names)
+    source = Source(admitting(server, "127.0.0.0/8"), FetchLimits(seconds=8), names)
 
     assert (await source.picture(server.url("/good", "half.example"))).size == (64, 48)
 
