@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from kontext.lifeline import tied
@@ -47,8 +48,10 @@ def line(process: Tied) -> str:
 
 def is_alive(pid: int) -> bool:
     """Tell whether a process runs; a zombie does not."""
-    shown = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, check=False)
-    return bool(shown.stdout.strip()) and not shown.stdout.startswith(b"Z")
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def all_end(pids: list[int]) -> bool:

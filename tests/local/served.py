@@ -2,10 +2,10 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import os
 import socket
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from PIL import Image
 
 from kontext.local.server import Options, Server
@@ -204,6 +205,20 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 def processes(mark: object) -> list[str]:
-    """Return the command lines on this machine that contain `mark`, ours aside."""
-    listed = subprocess.run(["ps", "-wweo", "args"], capture_output=True, text=True, check=True)
-    return [line for line in listed.stdout.splitlines() if str(mark) in line]
+    """Return the command lines on this machine that contain `mark`."""
+    return [args for _, args in _processes() if str(mark) in args]
+
+
+def group(number: int | None) -> list[str]:
+    """Return the command lines of a process group; a zombie has none."""
+    return [args for pgid, args in _processes() if pgid == number]
+
+
+def _processes() -> list[tuple[int, str]]:
+    """Return group and command line of every process that is not a zombie."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if args := " ".join(process.cmdline()):
+                found.append((os.getpgid(process.pid), args))
+    return found

@@ -12,6 +12,8 @@ from tests.local.served import EDIT, LONG_EDIT, Served, commanded, free_port, se
 
 BRIEF_EDIT = {**LONG_EDIT, "num_inference_steps": 3}
 JOBS, KILLS, WORKERS = 200, 16, 10
+HELD = 2
+"""Jobs that a worker has at most: one on the lane, and one before or behind it."""
 
 
 async def kill_workers(served: Served, chance: random.Random) -> None:
@@ -26,7 +28,7 @@ async def kill_workers(served: Served, chance: random.Random) -> None:
 
 
 async def test_workers_killed_at_random_lose_and_double_no_job(tmp_path: Path) -> None:
-    """Every job ends exactly once; runs beyond that are no more than workers were killed.
+    """Every job ends exactly once; no more is run beyond that than killed workers held.
 
     Unless three workers were killed under a job: then it has failed, and says so.
     """
@@ -39,11 +41,11 @@ async def test_workers_killed_at_random_lose_and_double_no_job(tmp_path: Path) -
     done = {job["id"] for job in jobs if job["status"] == "COMPLETED"}
     given_up = {job["id"] for job in jobs if job.get("error") == GIVEN_UP}
     assert done | given_up == set(job_ids)
-    assert len(given_up) <= KILLS // MOST_ATTEMPTS
+    assert len(given_up) <= KILLS * HELD // MOST_ATTEMPTS
     assert counted["completed"] == len(done)
     assert counted["failed"] == len(given_up)
     assert served.ledger.stored.keys() >= done
-    assert served.ledger.stored.total() <= JOBS + KILLS
+    assert served.ledger.stored.total() <= JOBS + KILLS * HELD
 
 
 async def test_a_killed_server_loses_and_doubles_no_job(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ async def test_a_killed_server_loses_and_doubles_no_job(tmp_path: Path) -> None:
     assert [job["id"] for job in jobs] == job_ids
     assert jobs[: len(before)] == before
     assert second.ledger.stored.keys() == set(job_ids)
-    assert second.ledger.stored.total() <= len(jobs) + WORKERS
+    assert second.ledger.stored.total() <= len(jobs) + WORKERS * HELD
 
 
 async def test_a_cancelled_job_frees_its_worker(tmp_path: Path) -> None:

@@ -55,6 +55,20 @@ async def test_asked_to_end_it_lets_the_workers_finish(
         assert (await command.client.finished(waiting))["status"] == "COMPLETED"
 
 
+async def test_a_client_that_waits_is_answered_at_the_end(tmp_path: Path) -> None:
+    """It learns how far its job is; the job stays in the queue."""
+    async with commanded(tmp_path, free_port()) as command:
+        first = await command.client.send(LONG_EDIT)
+        await command.client.running(first)
+        rest = [await command.client.send(LONG_EDIT) for _ in range(3)]
+        answer = asyncio.create_task(command.client.finished(rest[-1]))
+        await asyncio.sleep(0.2)
+        command.process.send_signal(signal.SIGTERM)
+
+        assert (await answer)["status"] == "IN_QUEUE"
+        assert await command.exit_code() == 0
+
+
 async def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
     """The worker is not waited for; no traceback is printed, no process remains."""
     async with commanded(tmp_path, free_port()) as command:

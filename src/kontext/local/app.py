@@ -1,7 +1,7 @@
 """The ASGI application: routers, keys, CORS, and every refusal as one sentence under `error`."""
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Request, Security
@@ -31,14 +31,14 @@ def application(*routers: APIRouter) -> FastAPI:
     return app
 
 
-def anybody() -> None:
-    """Admit every caller."""
+async def anybody() -> None:
+    """Admit every caller; not a plain function, for which FastAPI would use a thread."""
 
 
-def only(key: str) -> Callable[[str | None], None]:
+def only(key: str) -> Callable[[str | None], Awaitable[None]]:
     """Return a dependency that admits callers who send `key`, bare or as a bearer token."""
 
-    def authorised(given: Annotated[str | None, Security(AUTHORIZATION)]) -> None:
+    async def authorised(given: Annotated[str | None, Security(AUTHORIZATION)]) -> None:
         scheme, _, token = (given or "").partition(" ")
         token = token if scheme.lower() == "bearer" else given or ""
         if not hmac.compare_digest(token.encode(), key.encode()):

@@ -1,6 +1,6 @@
 """What clients call: Runpod's API v2, under any endpoint id."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -36,7 +36,7 @@ class ClientApi:
         self._queue = queue
         self._ready_workers = ready_workers
 
-    def routes(self, authorised: Callable[..., None]) -> APIRouter:
+    def routes(self, authorised: Callable[..., Awaitable[None]]) -> APIRouter:
         """Return Runpod's paths; `authorised` raises for a caller without the key."""
         router = APIRouter(prefix="/v2/{endpoint}", dependencies=[Depends(authorised)])
         router.post("/run", openapi_extra=_described_body())(self.run)

@@ -106,6 +106,7 @@ class Server:
         for worker in self.workers:
             worker.end()
         await asyncio.gather(*lives)
+        self.queue.signals.close()  # or clients that wait would be cut off without an answer
         web.should_exit = True
         await serving
 

@@ -15,6 +15,13 @@ class Signals:
 
     def __init__(self) -> None:
         self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+        self._closed = False
+
+    def close(self) -> None:
+        """End all waiting, for good: whoever polls gets what there is."""
+        self._closed = True
+        for topic in list(self._waiting):
+            self.send(topic)
 
     def send(self, topic: str) -> None:
         """Wake all who wait for `topic`."""
@@ -40,5 +47,7 @@ class Signals:
         """Look, and again whenever `topic` is sent, until it is enough or `seconds` are over."""
         deadline = time.monotonic() + seconds
         while not enough(seen := look()) and (left := deadline - time.monotonic()) > 0:
+            if self._closed:
+                break
             await self.wait(topic, left)
         return seen

@@ -1,7 +1,7 @@
 """What Runpod's SDK calls from inside a worker: take, stop, progress and done, stream, ping."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -31,7 +31,7 @@ class WorkerApi:
         self._seen = seen
         self._replace = replace
 
-    def routes(self, authorised: Callable[..., None]) -> APIRouter:
+    def routes(self, authorised: Callable[..., Awaitable[None]]) -> APIRouter:
         """Return the paths; `authorised` raises for a caller that is no worker of ours."""
         router = APIRouter(
             prefix="/v2/{endpoint}", dependencies=[Depends(authorised)], include_in_schema=False
