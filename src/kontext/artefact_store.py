@@ -108,11 +108,7 @@ def at(place: str, settings: Settings) -> Store:
     if not place.startswith(IN_BUCKET):
         return Directory(Path(place))
     location = Location.from_settings(settings)
-    secret = settings.bucket_secret_access_key
-    session = s3_client.open_session(
-        settings.bucket_access_key_id, secret.get_secret_value() if secret else None
-    )
-    client = s3_client.connect(location, session, _PATIENCE)
+    client = s3_client.connect(location, s3_client.session_of(settings), _PATIENCE)
     return BucketFolder(client, location.name, place.removeprefix(IN_BUCKET))
 
 

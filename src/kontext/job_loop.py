@@ -7,6 +7,7 @@ and where its long polls, which outlive a SIGTERM by up to 90 seconds, can be en
 
 import asyncio
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from runpod.http_client import ClientSession
@@ -22,14 +23,7 @@ MOST_JOBS = 4
 
 def take_jobs_at(pace: Pace) -> None:
     """Make the SDK, when it starts its loop, take jobs when `pace` wants one."""
-
-    class PacedScaler(Scaler):
-        """The scaler that the SDK makes; it passes nothing but its own configuration."""
-
-        def __init__(self, config: dict[str, Any]) -> None:
-            super().__init__(config, pace)
-
-    rp_scale.JobScaler = PacedScaler
+    rp_scale.JobScaler = partial(Scaler, pace=pace)
 
 
 class Scaler(rp_scale.JobScaler):  # type: ignore[misc]

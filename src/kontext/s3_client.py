@@ -18,6 +18,7 @@ from botocore.exceptions import (
 
 from kontext.bucket import Location
 from kontext.errors import BootError
+from kontext.settings import Settings
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -49,6 +50,18 @@ def open_session(access_key_id: str | None, secret: str | None) -> boto3.session
     if session.get_credentials() is None:
         raise BootError("BUCKET_ACCESS_KEY_ID is not set, and the AWS_* chain has no credentials")
     return session
+
+
+def session_of(settings: Settings) -> boto3.session.Session:
+    """Return the session of the deployer's bucket.
+
+    Raises:
+        BootError: There are no credentials.
+    """
+    secret = settings.bucket_secret_access_key
+    return open_session(
+        settings.bucket_access_key_id, secret.get_secret_value() if secret else None
+    )
 
 
 def has_mortal_credentials(session: boto3.session.Session) -> bool:

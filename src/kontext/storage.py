@@ -150,10 +150,7 @@ class Bucket:
 
 
 def _connect(location: Location, settings: Settings) -> "S3Client":
-    secret = settings.bucket_secret_access_key
-    session = s3_client.open_session(
-        settings.bucket_access_key_id, secret.get_secret_value() if secret else None
-    )
+    session = s3_client.session_of(settings)
     if settings.public_base_url is None and s3_client.has_mortal_credentials(session):
         raise BootError(
             "the bucket's credentials are temporary (they carry a session token), so links "
