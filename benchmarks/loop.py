@@ -85,15 +85,8 @@ async def _run(arguments: argparse.Namespace, worker: str, jobs: int, workers: i
     """Queue the jobs, start the workers, and return when all have ended."""
     with tempfile.TemporaryDirectory() as directory:
         lane = Path(directory, "lane")
-        environment = {
-            **os.environ,
-            "LANE": str(lane),
-            "GPU": str(arguments.gpu),
-            "FETCH": str(arguments.fetch),
-            "STORE": str(arguments.store),
-            "RUNPOD_SKIP_GPU_CHECK": "true",
-        }
-        server = Server(Options(Path(directory, "queue"), [environment] * workers, HERE / worker))
+        each = [environment(arguments, lane)] * workers
+        server = Server(Options(Path(directory, "queue"), each, HERE / worker))
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))
         while not all(worker.ready for worker in server.workers):  # noqa: ASYNC110 - no event
@@ -104,6 +97,18 @@ async def _run(arguments: argparse.Namespace, worker: str, jobs: int, workers: i
         await running
         turns = _turns(lane)
         return Run(turns, [job.envelope() for job in ended if job])
+
+
+def environment(arguments: argparse.Namespace, lane: Path) -> dict[str, str]:
+    """Return what `paced_worker.py` and `plain_worker.py` run with, and note their turns in."""
+    return {
+        **os.environ,
+        "LANE": str(lane),
+        "GPU": str(arguments.gpu),
+        "FETCH": str(arguments.fetch),
+        "STORE": str(arguments.store),
+        "RUNPOD_SKIP_GPU_CHECK": "true",
+    }
 
 
 def _turns(lane: Path) -> list[Turn]:

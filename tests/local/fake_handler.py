@@ -46,7 +46,7 @@ class PrintingSource(Source):
 class Painter:
     """Paints at once, unless the prompt is the name of a fault or of a pause."""
 
-    model, revision = "fake", "0"
+    model, revision, mode = "fake", "0", "exact"
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         """Return a plain picture."""

@@ -159,6 +159,7 @@ async def test_the_invitation_can_be_pasted(tmp_path: Path) -> None:
         pytest.param(["--port", "70000"], "port must be 0-65535", id="no-port"),
         pytest.param(["--handler", "nowhere.py"], "there is no nowhere.py", id="no-handler"),
         pytest.param(["--workers", "0"], "--workers must be at least 1", id="no-workers"),
+        pytest.param(["--grace", "nan"], "--grace must be 0 or more seconds", id="no-grace"),
     ],
 )
 def test_what_keeps_it_from_starting_is_one_sentence(

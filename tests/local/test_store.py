@@ -104,6 +104,11 @@ ALL: list[Make] = [queued, running, completed, failed, cancelled, timed_out]
 FINAL: list[Make] = [completed, failed, cancelled, timed_out]
 
 
+def taken(store: Store, worker: str) -> str | None:
+    job = store.take(worker)
+    return job.id if job else None
+
+
 def known(store: Store, job_id: str) -> Job:
     job = store.get(job_id)
     assert job is not None
@@ -267,6 +272,36 @@ def test_health_counts_every_job_once(store: Store) -> None:
 # ---- Dead workers and restarts
 
 
+def test_a_job_whose_worker_died_is_run_alone(store: Store) -> None:
+    """It may have killed it: of what it could take along, nothing is with it."""
+    first, second, third = (queued(store) for _ in range(3))
+    store.take("a")
+    store.take("a")
+    store.release("a")
+
+    assert known(store, first).status == known(store, second).status == Status.IN_QUEUE
+    assert taken(store, "b") == first
+    assert taken(store, "b") is None
+    assert taken(store, "c") == second
+    assert taken(store, "d") == third
+    store.finish(first, "b", {"output": 1})
+    assert taken(store, "b") is None  # nothing waits
+    fourth = queued(store)
+    assert taken(store, "d") == fourth  # neither of its two was ever with a dead worker
+
+
+def test_a_suspect_waits_for_a_worker_without_jobs(store: Store) -> None:
+    """One that runs another job gets it only when that has ended."""
+    suspect = running(store)
+    harmless = queued(store)
+    store.take("b")
+    store.release("a")
+
+    assert taken(store, "b") is None
+    store.finish(harmless, "b", {"output": 1})
+    assert taken(store, "b") == suspect
+
+
 def test_a_dead_workers_jobs_go_back(store: Store) -> None:
     """They are handed to another worker; the jobs of the living stay where they are."""
     orphan, other = running(store), queued(store)
@@ -274,10 +309,10 @@ def test_a_dead_workers_jobs_go_back(store: Store) -> None:
 
     assert store.release("a") == [orphan]
     assert known(store, other).status == Status.IN_PROGRESS
-    taken = store.take("b")
+    taken = store.take("c")
     assert taken is not None
-    assert (taken.id, taken.worker) == (orphan, "b")
-    assert store.running_workers() == {"b"}
+    assert (taken.id, taken.worker) == (orphan, "c")
+    assert store.running_workers() == {"b", "c"}
 
 
 def test_a_job_outlives_so_many_workers_and_no_more(store: Store) -> None:
@@ -616,11 +651,16 @@ class Machine(RuleBasedStateMachine):
     def take(self, worker: str) -> None:
         """A worker asks for one."""
         taken = self.store.take(worker)
+        held = [job for job in self.of(Status.IN_PROGRESS) if job.worker == worker]
         waiting = self.of(Status.IN_QUEUE)
-        assert (taken and self.jobs[taken.id]) == (waiting[0] if waiting else None)
-        if waiting:
-            waiting[0].status, waiting[0].worker = Status.IN_PROGRESS, worker
-            waiting[0].attempts += 1
+        suspects = any(job.attempts > 1 for job in held) or any(job.attempts for job in waiting[:1])
+        if not waiting or (held and suspects):
+            assert taken is None
+            return
+        assert taken is not None
+        assert self.jobs[taken.id] is waiting[0]
+        waiting[0].status, waiting[0].worker = Status.IN_PROGRESS, worker
+        waiting[0].attempts += 1
 
     @rule(job_id=ids, worker=workers, answer=st.sampled_from([{"output": 1}, {"error": "no"}]))
     def finish(self, job_id: str, worker: str, answer: dict[str, Any]) -> None:

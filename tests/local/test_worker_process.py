@@ -125,6 +125,19 @@ async def test_a_worker_that_cannot_boot_says_why_and_is_tried_again(
     assert served.ledger.boots == 2
 
 
+async def test_a_job_that_outlives_the_grace_period_is_queued_again(tmp_path: Path) -> None:
+    """The server ends without it, and the next one runs it."""
+    async with serving(tmp_path, grace_seconds=1) as served:
+        job_id = await served.client.send({**EDIT, "prompt": "wait", "seed": 1})
+        await served.client.running(job_id)
+    (tmp_path / "1").touch()
+    async with serving(tmp_path) as served:
+        job = await served.client.finished(job_id)
+
+    assert job["status"] == "COMPLETED"
+    assert served.ledger.stored[job_id] == 1
+
+
 async def test_no_worker_is_started_after_the_end(tmp_path: Path) -> None:
     """Also not when the end comes in the pause after one that did not boot."""
     handler = tmp_path / "handler.py"

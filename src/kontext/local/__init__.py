@@ -2,3 +2,6 @@
 
 A development and single-box server: it imitates Runpod's queue, it does not replace it.
 """
+
+GRACE_SECONDS = 120.0
+"""What a worker gets to finish its jobs when it is asked to end, unless told otherwise."""

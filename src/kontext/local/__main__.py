@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from kontext import embedded_bucket
 from kontext.errors import BootError
+from kontext.local import GRACE_SECONDS
 
 if TYPE_CHECKING:
     from kontext.local.server import Server
@@ -49,6 +50,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--api-key", help="what clients must send as their API key")
     parser.add_argument("--workers", type=int, help="how many; default one for each GPU, or one")
     parser.add_argument("--handler", type=Path, default="handler.py", help="the workers' program")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=GRACE_SECONDS,
+        help="seconds in which a worker that is told to end may finish its jobs; "
+        "what it does not finish is queued again",
+    )
     parser.add_argument("--data", type=Path, default=".kontext", help="where queue and files live")
     return parser
 
@@ -58,6 +66,8 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
 
     if arguments.workers is not None and arguments.workers < 1:
         raise BootError("--workers must be at least 1")
+    if not arguments.grace >= 0:
+        raise BootError(f"--grace must be 0 or more seconds, got {arguments.grace:g}")
     if not arguments.handler.is_file():
         raise BootError(f"there is no {arguments.handler}; name the workers' program by --handler")
     _claim(arguments.data, resources)
@@ -74,6 +84,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
             host=arguments.host,
             port=arguments.port,
             api_key=arguments.api_key,
+            grace_seconds=arguments.grace,
         )
     )
     stop = stop_on_signals()

@@ -135,3 +135,4 @@ class Queue:
         for job_id in job_ids:
             self.signals.send(job_id)
             self.signals.send(WEBHOOKS)
+            self.signals.send(WORK)  # the worker may take what had to wait for this to end

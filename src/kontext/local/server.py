@@ -13,6 +13,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
+from kontext.local import GRACE_SECONDS
 from kontext.local.app import anybody, application, only
 from kontext.local.client_api import ClientApi
 from kontext.local.queue import Queue
@@ -36,6 +37,8 @@ class Options:
         port: Port to bind; 0 takes a free one.
         api_key: What clients must send; `None` admits all.
         hung_seconds: Silence after which a worker is replaced.
+        grace_seconds: What a worker gets to finish its jobs when it is asked to end; what it has
+            not finished then is queued again.
         webhook_pause: Seconds between two tries at a webhook.
         wrap: Put around the application, for who watches what passes.
     """
@@ -47,6 +50,7 @@ class Options:
     port: int = 0
     api_key: str | None = None
     hung_seconds: float = HUNG_SECONDS
+    grace_seconds: float = GRACE_SECONDS
     webhook_pause: float = 10.0
     wrap: Callable[[ASGIApp], ASGIApp] = lambda application: application
 
@@ -82,6 +86,7 @@ class Server:
                 {**environment, **self.control_plane},
                 self.queue,
                 options.hung_seconds,
+                options.grace_seconds,
             )
             for environment in options.workers
         ]

@@ -57,11 +57,19 @@ class Store:
                 job.expires = self._now() + seconds
 
     def take(self, worker: str) -> Job | None:
-        """Hand the next job to a worker: by priority, then by arrival."""
+        """Hand the next job to a worker: by priority, then by arrival.
+
+        A job whose worker died may have killed it. It is handed to a worker that has no other, and
+        that gets no other, or it would take those along and have them given up.
+        """
         turns = select(Job).where(WAITS).order_by(Job.low_priority, Job.sequence)
+        held = select(func.max(Job.attempts)).where(RUNS, Job.worker == worker)
         with self._transaction() as session:
-            if job := session.scalar(turns.limit(1).options(joinedload(Job.payload))):
-                job.start(worker, self._now())
+            job = session.scalar(turns.limit(1).options(joinedload(Job.payload)))
+            attempts = session.scalar(held)
+            if job is None or (attempts is not None and max(attempts - 1, job.attempts) > 0):
+                return None
+            job.start(worker, self._now())
             return job
 
     def progress(self, job_id: str, worker: str, output: object) -> None:

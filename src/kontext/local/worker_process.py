@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kontext.lifeline import tied
+from kontext.local import GRACE_SECONDS
 from kontext.local.jobs import SECOND
 from kontext.local.queue import Queue
 
@@ -27,9 +28,6 @@ BOOT_SECONDS = 420.0
 
 RESTART_SECONDS = 5.0
 """Pause after a worker that did not boot: the next would fail alike."""
-
-GRACE_SECONDS = 120.0
-"""What a worker gets to finish its job when it is asked to end."""
 
 WATCH_SECONDS = 1.0
 """How often a worker is looked at."""
@@ -45,6 +43,7 @@ class WorkerProcess:
         environment: What it runs with, beside what `control_plane` gives it.
         queue: Where its jobs come from.
         hung_seconds: Silence after which it is killed and replaced.
+        grace_seconds: What it gets to finish its jobs when it is asked to end.
 
     Attributes:
         id: Of the worker that runs, if one does.
@@ -57,11 +56,13 @@ class WorkerProcess:
         environment: Mapping[str, str],
         queue: Queue,
         hung_seconds: float = HUNG_SECONDS,
+        grace_seconds: float = GRACE_SECONDS,
     ) -> None:
         self._handler = handler
         self._environment = environment
         self._queue = queue
         self._hung_seconds = hung_seconds
+        self._grace_seconds = grace_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._silence = 0.0
         self._asked_to_end = math.inf
@@ -131,8 +132,8 @@ class WorkerProcess:
             _kill(process)
 
     def _reason_to_kill(self) -> str | None:
-        if time.monotonic() - self._asked_to_end > GRACE_SECONDS:
-            return f"it was asked to end {GRACE_SECONDS:g} s ago"
+        if time.monotonic() - self._asked_to_end > self._grace_seconds:
+            return f"it was asked to end {self._grace_seconds:g} s ago"
         limit = self._hung_seconds if self.ready else BOOT_SECONDS
         return f"it has said nothing for {limit:g} s" if self._silence > limit else None
 
