@@ -37,7 +37,7 @@ class SlowSource(Source):
 class SleepingEditor:
     """Keeps the lane for as long as an edit would."""
 
-    model, revision = "fake", "0"
+    model, revision, mode = "fake", "0", "exact"
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         """Sleep step by step, and note how long."""

@@ -2,13 +2,14 @@
 
 Production mode, real SDK, the local server, the stand-in model at 256*256, a real S3 server on
 loopback. Memory is what the worker's process keeps resident; its slope is fitted to the second
-half of the run, when caches are full.
+half of the run, when caches are full, and its noise is twice its standard error.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ async def _measure(jobs: int, directory: Path) -> dict[str, float]:
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))
         samples, failed = await _soak(server, jobs)
-        left = len(list(temporary.rglob("*")))
+        left = sum(path.is_file() for path in temporary.rglob("*"))
         stop.set()
         await running
     return _found(samples, jobs, failed, left)
@@ -107,21 +108,38 @@ def _sample(server: Server, jobs: int) -> Sample:
 
 def _found(samples: list[Sample], jobs: int, failed: int, left: int) -> dict[str, float]:
     second_half = samples[len(samples) // 2 :]
-    slope, _ = np.polyfit([s.jobs for s in second_half], [s.resident_kb for s in second_half], 1)
-    middle, end = samples[len(samples) // 2], samples[-1]
+    slope, noise = _slope(second_half)
+    tenth = len(second_half) // 10
+    before, after = (
+        statistics.median(sample.threads for sample in part)
+        for part in (second_half[:tenth], second_half[-tenth:])
+    )
+    resident = samples[-1].resident_kb / 1024
     print(
         f"| jobs | failed | resident | slope | threads | files left |\n"
         f"| --- | --- | --- | --- | --- | --- |\n"
-        f"| {jobs} | {failed} | {end.resident_kb / 1024:.0f} MB | {slope:.2f} kB/job | "
-        f"{end.threads} | {left} |"
+        f"| {jobs} | {failed} | {resident:.0f} MB | {slope:.2f} ± {noise:.2f} kB/job | "
+        f"{after:g} | {left} |"
     )
     return {
         "jobs": jobs,
         "failed": failed,
-        "rss_slope_kb_per_job": round(float(slope), 3),
-        "threads_grown": end.threads - middle.threads,
+        "rss_slope_kb_per_job": round(slope, 3),
+        "rss_slope_noise_kb_per_job": round(noise, 3),
+        "threads_grown": after - before,
         "files_left": left,
     }
+
+
+def _slope(samples: list[Sample]) -> tuple[float, float]:
+    """Return kB a job and twice its standard error, from the means of ten parts.
+
+    Neighbouring samples resemble each other; the parts' means do so no more.
+    """
+    parts = np.array_split(np.array([(s.jobs, s.resident_kb) for s in samples]), 10)
+    jobs, resident = np.array([part.mean(axis=0) for part in parts]).T
+    (slope, _), covariance = np.polyfit(jobs, resident, 1, cov=True)
+    return float(slope), 2 * float(np.sqrt(covariance[0, 0]))
 
 
 if __name__ == "__main__":

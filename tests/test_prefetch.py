@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kontext import prefetch
+from kontext import page_cache, prefetch
 from kontext.settings import Settings
 
 SIZES = [0, 1, 5 << 20, (2 << 20) + 1]
@@ -31,8 +31,8 @@ def test_every_byte_is_read(files: list[Path]) -> None:
 
 def test_no_more_is_read_than_memory_holds(files: list[Path]) -> None:
     """What would not fit would push out what was read before it."""
-    assert prefetch.read(files, memory=3 << 20) == 3 << 20
-    assert prefetch.read(files, memory=0) == 0
+    assert page_cache.read(files, memory=3 << 20) == 3 << 20
+    assert page_cache.read(files, memory=0) == 0
 
 
 def test_what_cannot_be_read_is_passed_over(files: list[Path], tmp_path: Path) -> None:

@@ -6,16 +6,16 @@ once, before the first job.
 """
 
 import atexit
-import importlib
 import logging
 import tempfile
 import threading
+import time
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kontext import embedded_bucket, weights
+from kontext import embedded_bucket, mode, prefetch, weights
 from kontext.errors import BootError
 from kontext.pace import Pace
 from kontext.settings import Settings, StandIn
@@ -48,7 +48,7 @@ class Boot:
         self._checker: SafetyChecker | None = None
         self._bucket: Bucket | None = None
         self._worker: Worker | None = None
-        self._imports = threading.Thread(target=_import_model, name="imports", daemon=True)
+        self._imports = threading.Thread(target=prefetch.import_model, name="imports", daemon=True)
         atexit.register(self._open_resources.close)
 
     @property
@@ -76,13 +76,12 @@ class Boot:
         self._bucket.check()
 
     def gpu(self) -> None:
-        """Refuse a machine without a suitable GPU, unless the stand-in needs none."""
+        """Refuse a machine whose GPU cannot hold the mode, unless the stand-in needs none."""
         if self._imports.ident is not None:
             self._imports.join()
-        from kontext import model
-
         if self._model_is_real():
-            model.check_gpu()
+            plan = self._plan()
+            log.info("mode %s: %s", plan.mode, plan)
 
     def weights(self) -> None:
         """Load the pipeline."""
@@ -90,16 +89,19 @@ class Boot:
         from kontext.editor import Editor
 
         settings = self._settings
+        if settings.production:
+            model.hide_progress_bars()
         if self._model_is_real():
             found = weights.find(settings.model_id, settings.model_path)
-            loaded = model.load(settings.model_id, found)
+            loaded = model.load(settings.model_id, found, self._plan())
         else:
-            _banner("model", "random weights: the pictures are noise, the path is real")
+            _banner("model", "a tiny one, which follows a few instructions such as 'make it sepia'")
             loaded = model.load_stand_in()
         loaded.pipeline.set_progress_bar_config(disable=settings.production)
         self._editor = Editor(loaded, settings.true_cfg_scale)
-        if settings.compile_cache and self._model_is_real():
-            self._compile(settings.compile_cache, loaded, self._editor)
+        if self._model_is_real():
+            self._compile(loaded, self._editor)
+        prefetch.settle()
 
     def safety_checker(self) -> None:
         """Load the safety checker; without it nothing is served."""
@@ -119,17 +121,32 @@ class Boot:
             "cuda" if self._model_is_real() else "cpu",
         )
 
-    def _compile(self, place: str, loaded: "Model", editor: "Editor") -> None:
-        """Compile the transformer's blocks, or load what another worker has compiled."""
-        from kontext import compile_cache
+    def _plan(self) -> mode.Plan:
+        """Return how the mode is carried out on this machine's GPU.
 
-        identity = compile_cache.identity(loaded, "bfloat16, repeated blocks, dynamic")
-        secret = self._settings.compile_cache_secret
+        Raises:
+            BootError: There is no GPU, or it cannot hold the mode.
+        """
+        from kontext import model
+
+        return mode.choose(self._settings.mode, model.card())
+
+    def _compile(self, loaded: "Model", editor: "Editor") -> None:
+        """Compile the transformer's blocks, or load what another worker has compiled.
+
+        A stand-in on a laptop is not compiled: that takes a minute of C++.
+        """
+        from kontext import acceleration, compile_cache
+
+        identity = compile_cache.identity(loaded)
+        place, secret = self._settings.compile_cache, self._settings.compile_cache_secret
         cache = compile_cache.open_cache(place, secret, self._settings, identity)
-        loaded.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+        acceleration.compile(loaded.pipeline)
         if cache:
             cache.load()
+        began = time.monotonic()
         compile_cache.warm_up(editor)
+        log.info("compiled and warmed up in %.1f s", time.monotonic() - began)
         if cache:
             cache.save()
 
@@ -177,12 +194,6 @@ class Boot:
             self._post_progress,
             self.pace,
         )
-
-
-def _import_model() -> None:
-    """Import what takes seconds; whoever needs it next meets its error, if any, by name."""
-    with suppress(Exception):
-        importlib.import_module("kontext.model")
 
 
 def _banner(part: str, what: str) -> None:
