@@ -16,11 +16,13 @@ import pytest
 import torch
 from pydantic import SecretStr
 
-from kontext import embedded_bucket
+from kontext import embedded_bucket, random_model
 from kontext.artefact_store import LARGEST, Directory, SignedStore, Store, Untrusted, at
-from kontext.compile_cache import CompileCache, identity, open_cache
-from kontext.errors import SettingsError
-from kontext.model import load_stand_in
+from kontext.compile_cache import CompileCache, identity, open_cache, warm_up
+from kontext.editor import Editor
+from kontext.errors import BootError, SettingsError
+from kontext.mode import Plan
+from kontext.model import Model
 from kontext.settings import Settings
 from tests.s3_server import Key, StrictServer, unused_port
 
@@ -39,22 +41,23 @@ from pathlib import Path
 import numpy
 from PIL import Image
 from torch._dynamo.utils import counters
-from kontext import compile_cache
+from kontext import acceleration, compile_cache
 from kontext.artefact_store import Directory, SignedStore
 from kontext.edit import Edit
 from kontext.editor import Editor
-from kontext.model import load_stand_in
+from kontext import random_model
+from kontext.model import Model
 from kontext.size import Size
 
 def edit(width, height, reference, negative_prompt=""):
     size, picture = Size(width, height), Image.new("RGB", reference, "navy")
     return editor.edit(Edit("hat", negative_prompt, picture, size, 1, 2.5, 7), lambda _: None)
 
-model = load_stand_in()
-model.pipeline.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True)
+model = Model(random_model.pipeline(), "random", "none")
+acceleration.compile(model.pipeline)
 editor = Editor(model, 2.5)
 store = SignedStore(Directory(Path(sys.argv[1])), "the deployer's secret")
-cache = compile_cache.CompileCache(store, compile_cache.identity(model, "float32"))
+cache = compile_cache.CompileCache(store, compile_cache.identity(model))
 loaded = cache.load()
 compile_cache.warm_up(editor)
 warm = dict(counters["stats"])
@@ -178,6 +181,20 @@ def test_loaded_code_makes_the_same_picture(workers: list[dict[str, Any]]) -> No
 def test_the_warm_up_compiles_for_every_size(workers: list[dict[str, Any]]) -> None:
     """Also for as many picture tokens as text tokens, and for a negative prompt."""
     assert [worker["graphs_after_warm_up"] for worker in workers] == [0, 0]
+
+
+def test_a_card_that_cannot_hold_a_usual_edit_is_refused_at_boot() -> None:
+    """Not at every job."""
+    model = Model(random_model.pipeline(), "random", "none")
+    model.pipeline.set_progress_bar_config(disable=True)
+
+    def fill(_module: object, inputs: tuple[torch.Tensor]) -> None:
+        if inputs[0].shape[1] > 8000:  # tokens: 4096 of the picture, 4096 of the reference
+            raise torch.OutOfMemoryError
+
+    model.pipeline.transformer.x_embedder.register_forward_pre_hook(fill)
+    with pytest.raises(BootError, match=r"cannot hold an edit of 1024\*1024 with MODE=exact"):
+        warm_up(Editor(model, 2.5))
 
 
 # --- What is not trusted
@@ -387,17 +404,17 @@ def test_a_directory_that_cannot_be_replaced_keeps_no_temporary_file(tmp_path: P
 
 
 def test_everything_that_makes_compiled_code_what_it_is_changes_the_key() -> None:
-    """Code for another model, revision, precision, card or version must not be found."""
-    model = load_stand_in()
+    """Code for another model, revision, mode, card or version must not be found."""
+    model = Model(random_model.pipeline(), "random", "none")
     keys = {
-        identity(model, "float32"),
-        identity(model, "bfloat16"),
-        identity(replace(model, name="another"), "float32"),
-        identity(replace(model, revision="another"), "float32"),
+        identity(model),
+        identity(replace(model, plan=Plan("fast", transformer="float8"))),
+        identity(replace(model, name="another")),
+        identity(replace(model, revision="another")),
     }
 
     assert len(keys) == 4
-    assert json.loads(identity(model, "float32")).keys() >= {"torch", "triton", "python", "device"}
+    assert json.loads(identity(model)).keys() >= {"torch", "torchao", "triton", "python", "device"}
 
 
 # --- The bucket

@@ -8,6 +8,7 @@ business.
 import json
 import logging
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
@@ -18,6 +19,7 @@ from pydantic import SecretStr
 from kontext.artefact_store import SignedStore, at
 from kontext.edit import Edit
 from kontext.editor import Editor
+from kontext.errors import BootError, OutOfMemory
 from kontext.model import Model
 from kontext.settings import Settings
 from kontext.size import Size
@@ -31,6 +33,9 @@ _FORMAT = 1
 # equal at the first compilation would be taken to be equal for ever, and compiled again.
 _SIZE = Size(256, 384)
 _REFERENCE = (256, 256)
+
+_USUAL = Size(1024, 1024)
+"""The documented default. Its first edit would otherwise pay for memory and for cuDNN's plans."""
 
 
 class CompileCache:
@@ -97,19 +102,19 @@ def open_cache(
     return CompileCache(SignedStore(at(place, settings), secret.get_secret_value()), key)
 
 
-def identity(model: Model, mode: str) -> str:
+def identity(model: Model) -> str:
     """Return the key: everything that makes compiled code what it is.
 
     Args:
         model: The pipeline, on its device.
-        mode: Precision and way of compiling, in any words.
     """
     facts = {
         "format": _FORMAT,
         "model": model.name,
         "revision": model.revision,
-        "mode": mode,
+        "plan": asdict(model.plan),
         "torch": torch.__version__,
+        "torchao": version("torchao"),
         "triton": _version("triton"),
         "diffusers": version("diffusers"),
         "python": platform.python_version(),
@@ -119,17 +124,33 @@ def identity(model: Model, mode: str) -> str:
 
 
 def warm_up(editor: Editor) -> None:
-    """Run one small edit, which compiles for every size; see `_SIZE`."""
-    edit = Edit(
+    """Run small edits, which compile for every size (see `_SIZE`), and usual ones.
+
+    Raises:
+        BootError: The card cannot hold a usual edit.
+    """
+    usual = (_USUAL.width, _USUAL.height)
+    try:
+        for size, reference in (_SIZE, _REFERENCE), (_USUAL, usual):
+            for negative_prompt in "", "a cat":
+                editor.edit(_an_edit(size, reference, negative_prompt), lambda _: None)
+    except OutOfMemory as error:
+        raise BootError(
+            f"this GPU cannot hold an edit of {_USUAL} with MODE={editor.mode}; "
+            "choose a larger one, or a mode that takes less"
+        ) from error
+
+
+def _an_edit(size: Size, reference: tuple[int, int], negative_prompt: str) -> Edit:
+    return Edit(
         prompt="",
-        negative_prompt="",
-        reference=Image.new("RGB", _REFERENCE),
-        size=_SIZE,
+        negative_prompt=negative_prompt,
+        reference=Image.new("RGB", reference),
+        size=size,
         steps=1,
         guidance=2.5,
         seed=0,
     )
-    editor.edit(edit, lambda _: None)
 
 
 def _version(package: str) -> str:

@@ -4,10 +4,12 @@ Synchronous; it runs where it is called and knows nothing of jobs, queues or fil
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from PIL import Image
 
+from kontext.acceleration import step_cache
 from kontext.edit import Edit
 from kontext.errors import OutOfMemory
 from kontext.model import Model
@@ -24,6 +26,8 @@ class Editor:
     def __init__(self, model: Model, true_cfg_scale: float) -> None:
         self.model = model.name
         self.revision = model.revision
+        self.mode = model.plan.mode
+        self._predicts_steps = model.plan.step_cache
         self._pipeline = model.pipeline
         self._true_cfg_scale = true_cfg_scale
 
@@ -39,7 +43,8 @@ class Editor:
             OutOfMemory: The edit does not fit into the GPU's memory.
         """
         try:
-            pixels = self._pixels(edit, on_step)
+            with self._step_cache(edit):
+                pixels = self._pixels(edit, on_step)
         except torch.OutOfMemoryError:
             pixels = None
         if pixels is None:  # out of the handler, which would keep the tensors alive
@@ -53,7 +58,7 @@ class Editor:
     def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:
         """Return height x width x 3, uint8, on the CPU."""
         canvas = edit.size.grid
-        guided = bool(edit.negative_prompt.strip())
+        guided = _guided(edit)
         images = self._pipeline(
             image=edit.reference,
             prompt=edit.prompt,
@@ -67,7 +72,7 @@ class Editor:
             guidance_scale=edit.guidance,
             # Drawn on the CPU: CUDA's generators differ between GPU models.
             generator=torch.Generator("cpu").manual_seed(edit.seed),
-            callback_on_step_end=_callback(on_step),
+            callback_on_step_end=_callback(on_step, self._pipeline.device),
             output_type="pt",
         ).images
         if not torch.isfinite(images).all():
@@ -77,14 +82,46 @@ class Editor:
         pixels: torch.Tensor = levels.cpu()
         return pixels
 
+    def _step_cache(self, edit: Edit) -> AbstractContextManager[None]:
+        if not self._predicts_steps:
+            return nullcontext()
+        return step_cache(self._pipeline, edit.steps, branches=2 if _guided(edit) else 1)
+
+
+def _guided(edit: Edit) -> bool:
+    """Tell whether the transformer is called twice a step."""
+    return bool(edit.negative_prompt.strip())
+
 
 def _callback(
-    on_step: Callable[[int], None],
+    on_step: Callable[[int], None], device: torch.device
 ) -> Callable[[object, int, object, dict[str, object]], dict[str, object]]:
+    gpu = _Gpu() if device.type == "cuda" else None
+
     def callback(
         _pipeline: object, index: int, _timestep: object, tensors: dict[str, object]
     ) -> dict[str, object]:
+        if gpu:
+            gpu.wait_for_the_step_before()
         on_step(index + 1)
         return tensors
 
     return callback
+
+
+class _Gpu:
+    """Works off what the host queues, which takes the host a fraction of that time.
+
+    A host that did not wait would report steps that have not begun, and after a stop the GPU would
+    go on with all that is queued. One step ahead suffices to keep it busy.
+    """
+
+    def __init__(self) -> None:
+        self._before: torch.cuda.Event | None = None
+
+    def wait_for_the_step_before(self) -> None:
+        queued = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        queued.record()
+        if self._before is not None:
+            self._before.synchronize()
+        self._before = queued

@@ -64,6 +64,9 @@ def configure(production: bool) -> None:
     # Their warnings repeat what they cut off a long prompt.
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # They warn, when imported, of kernels that other cards have.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(RunpodFormatter() if production else PlainFormatter())
     # At INFO httpx writes every URL with the signature in its query. The SDK, when imported,

@@ -57,6 +57,7 @@ class Provenance:
     software: str
     model: str
     revision: str
+    mode: str
     seed: int
     steps: int
     guidance: float

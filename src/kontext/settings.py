@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kontext.errors import SettingsError
+from kontext.mode import Setting
 from kontext.size import SideLimits
 
 DEFAULT_SIDES = SideLimits(shortest=256, longest=2368)
@@ -46,6 +47,11 @@ class Settings(BaseSettings):
     model_id: str = Field(
         default="black-forest-labs/FLUX.1-Kontext-dev",
         description="Hub name of the weights in Runpod's model cache, a volume or the image.",
+    )
+    mode: Setting = Field(
+        default="auto",
+        description="`exact` (bfloat16), `fast` (8 bits), `turbo` (`fast`, with half of the steps "
+        "predicted), or `auto`: `fast` where the card computes float8 or cannot hold `exact`.",
     )
     true_cfg_scale: float = Field(
         default=2.5,
@@ -136,8 +142,8 @@ class Settings(BaseSettings):
     compile_cache: str | None = Field(
         default=None,
         pattern=r"^(/.+|bucket:[A-Za-z0-9/_-]*)$",
-        description="Compiles the transformer, and keeps the compiled code for the endpoint's "
-        "other workers: in a directory on a network volume such as `/runpod-volume/compiled`, or "
+        description="Keeps the transformer's compiled code for the endpoint's other workers: in a "
+        "directory on a network volume such as `/runpod-volume/compiled`, or "
         "`bucket:compiled/`, a prefix in the bucket.",
     )
     compile_cache_secret: SecretStr | None = Field(
