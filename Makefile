@@ -36,11 +36,13 @@ docs: $(VENV)/installed  ## write the README's tables anew
 	$(BIN)/cog -r -I builder README.md
 
 # What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
+CUDA = '^(triton|cuda|nvidia)-?'
 COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
     --no-annotate --no-header
 lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
-	$(COMPILE) pyproject.toml | grep -vE '^(triton|cuda|nvidia)-?' > builder/requirements.txt
-	$(COMPILE) --group dev -c builder/requirements.txt > builder/requirements-dev.txt
+	$(COMPILE) pyproject.toml | grep -vE $(CUDA) > builder/requirements.txt
+	$(COMPILE) --group dev -c builder/requirements.txt | grep -vE $(CUDA) \
+	    > builder/requirements-dev.txt
 	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
 
 image-check:  ## build the image's steps without a registry (Debian, root, buildah)

@@ -58,12 +58,12 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from kontext import stand_in
+from kontext import random_model, stand_in
 
 root, model = Path(sys.argv[1]), Path(sys.argv[1], sys.argv[2])
 for part in stand_in.classifier():
     part.save_pretrained(root / "Falconsai/nsfw_image_detection")
-stand_in.pipeline().save_pretrained(model)
+random_model.pipeline().save_pretrained(model)
 (model / "LICENSE.md").write_text("FLUX.1 [dev] Non-Commercial License")
 (model / "flux1-kontext-dev.safetensors").write_text("the same weights again")
 second = root / "CompVis/stable-diffusion-safety-checker"
@@ -149,7 +149,7 @@ found = weights.find("black-forest-labs/FLUX.1-Kontext-dev", None)
 files = sorted(path.name for path in found.path.iterdir())
 print(f"   {found}: {files}")
 assert "flux1-kontext-dev.safetensors" not in files, "the weights are there twice"
-model.load("baked", found, "cpu")
+model.load("baked", found, device="cpu")
 safety.load("/models/nsfw_image_detection", 0.85, "/models/stable-diffusion-safety-checker", "cpu")
 print("   the pipeline and both safety checkers load offline from the image")
 assert torch.compile(torch.sin)(torch.zeros(3)).sum() == 0

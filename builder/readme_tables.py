@@ -15,6 +15,7 @@ from kontext.decode import (
     MOST_SECONDS,
     SHORTEST_SIDE,
 )
+from kontext.mode import Card, choose, holdable, peak, weights
 from kontext.request import LONGEST_PROMPT, EditRequest
 from kontext.settings import DEFAULT_SIDES, Settings
 from kontext.source import MEGABYTE, FetchLimits, address_policy
@@ -38,6 +39,31 @@ def settings() -> str:
         if not field.exclude
     ]
     return _table(("Variable", "Default", "Meaning"), rows)
+
+
+CARDS = {
+    "24 GB, Ada (RTX 4090)": Card("", int(23.5 * 2**30), (8, 9)),
+    "24 GB, Ampere (A5000, 3090)": Card("", int(23.5 * 2**30), (8, 6)),
+    "32 GB, Blackwell (RTX 5090)": Card("", int(31.3 * 2**30), (12, 0)),
+    "48 GB, Ampere (A6000, A40)": Card("", int(44.4 * 2**30), (8, 6)),
+    "48 GB, Ada (L40S)": Card("", int(44.4 * 2**30), (8, 9)),
+    "80 GB, Ampere (A100)": Card("", int(79.2 * 2**30), (8, 0)),
+    "80 GB and more, Hopper, Blackwell": Card("", int(79.2 * 2**30), (9, 0)),
+}
+"""What Runpod rents, with the memory that torch reports."""
+
+
+def modes() -> str:
+    """Return a row for each kind of card: what `auto` means there, and what it can hold."""
+    rows = []
+    for name, card in CARDS.items():
+        plan = choose("auto", card)
+        layers = f"{plan.transformer}, {plan.modulation}, {plan.text_encoder}"
+        memory = f"{weights(plan) / 1e9:.1f} / {peak(plan) / 1e9:.1f} GB"
+        held = ", ".join(f"`{mode}`" for mode in holdable(card))
+        rows.append((name, f"`{plan.mode}`", layers, memory, held))
+    head = ("Card", "`auto`", "Blocks, modulation, T5", "Weights / planned peak", "It can hold")
+    return _table(head, rows)
 
 
 def failures() -> str:

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from kontext import model, reference
+from kontext import random_model, reference
 from kontext.edit import Edit
 from kontext.editor import Editor
 from kontext.errors import Cancelled, OutOfMemory
@@ -32,28 +32,28 @@ class Calls(list[dict[str, Any]]):
 
 
 @pytest.fixture(scope="module")
-def stand_in() -> Model:
+def tiny() -> Model:
     """The tiny pipeline, built once."""
-    loaded = model.load_stand_in()
+    loaded = Model(random_model.pipeline(), "random", "none")
     loaded.pipeline.set_progress_bar_config(disable=True)
     return loaded
 
 
 @pytest.fixture(scope="module")
-def editor(stand_in: Model) -> Editor:
+def editor(tiny: Model) -> Editor:
     """An editor of the tiny pipeline."""
-    return Editor(stand_in, TRUE_CFG_SCALE)
+    return Editor(tiny, TRUE_CFG_SCALE)
 
 
 @pytest.fixture
-def calls(stand_in: Model) -> Iterator[Calls]:
+def calls(tiny: Model) -> Iterator[Calls]:
     """Record every call of the transformer."""
     recorded = Calls()
 
     def record(_module: object, _positional: object, named: dict[str, Any]) -> None:
         recorded.append(named)
 
-    hook = stand_in.pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
+    hook = tiny.pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
     yield recorded
     hook.remove()
 
@@ -209,13 +209,13 @@ def test_out_of_memory_fails_with_its_sentence(editor: Editor) -> None:
     assert done(editor, an_edit())
 
 
-def test_values_that_are_not_finite_are_not_delivered(stand_in: Model, editor: Editor) -> None:
+def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Editor) -> None:
     """NaN would come out as a black picture, and be charged."""
 
     def poison(_module: object, _inputs: object, output: Any) -> Any:
         return (output[0] * float("nan"),)
 
-    hook = stand_in.pipeline.transformer.register_forward_hook(poison)
+    hook = tiny.pipeline.transformer.register_forward_hook(poison)
     try:
         with pytest.raises(ArithmeticError, match="not finite"):
             done(editor, an_edit())

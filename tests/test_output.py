@@ -15,6 +15,7 @@ PROVENANCE = Provenance(
     software="kontext 0.1.0",
     model="black-forest-labs/FLUX.1-Kontext-dev",
     revision="abc123",
+    mode="fast",
     seed=42,
     steps=28,
     guidance=2.5,

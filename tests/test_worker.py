@@ -22,7 +22,7 @@ from kontext.worker import Editor, Job, Worker
 class PaintingEditor:
     """Returns a plain picture of the size asked for, and remembers the edits."""
 
-    model, revision = "fake", "0"
+    model, revision, mode = "fake", "0", "exact"
 
     def __init__(self) -> None:
         self.edits: list[Edit] = []

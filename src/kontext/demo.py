@@ -1,11 +1,12 @@
 """One edit on a laptop, from job to saved picture, as Runpod and a client would run it.
 
 Starts the embedded bucket, runs the worker on a test job, then does what a client does: opens the
-presigned link and saves the picture.
+presigned link and saves the picture, and beside it one that shows it next to the input.
 """
 
 import argparse
 import ast
+import asyncio
 import json
 import os
 import subprocess
@@ -15,9 +16,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+from PIL import Image
 
 from kontext import embedded_bucket
+from kontext.settings import Settings
+from kontext.source import Source, address_policy
 
+PROMPT = "Make it sepia"
+GUIDANCE = 5.0
+"""What the stand-in model understands, and how far it takes it: all the way."""
+
+_GAP = 16
 _RESULT = "Job result: "
 """What Runpod's SDK prints before the result of a local run, as a Python literal."""
 
@@ -25,31 +34,38 @@ _RESULT = "Job result: "
 def main() -> None:
     """Run it from the command line."""
     arguments = _parser().parse_args()
+    job = json.loads(arguments.test_input.read_text())
+    job["input"] |= {"prompt": arguments.prompt, "guidance": arguments.guidance}
     with (
         tempfile.TemporaryDirectory(prefix="kontext-") as root,
         embedded_bucket.serve(Path(root)) as environment,
     ):
-        result = _run(arguments.handler, arguments.test_input, environment)
+        result = _run(arguments.handler, json.dumps(job), environment)
         print(json.dumps(result["output"], indent=2))
         saved = _download(result["output"]["image_url"], arguments.output)
     print(f"The edited picture is {saved}")
+    print(f"Before and after are {_side_by_side(job['input']['image'], saved)}")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kontext.demo", description=__doc__)
     parser.add_argument("--handler", type=Path, default="handler.py", help="the worker")
     parser.add_argument("--test_input", type=Path, default="test_input.json", help="the job")
+    parser.add_argument("--prompt", default=PROMPT, help="in place of the job's (%(default)s)")
+    parser.add_argument(
+        "--guidance", type=float, default=GUIDANCE, help="in place of the job's (%(default)s)"
+    )
     parser.add_argument("--output", type=Path, default="output", help="where to save the picture")
     return parser
 
 
-def _run(handler: Path, test_input: Path, environment: dict[str, str]) -> dict[str, dict[str, str]]:
+def _run(handler: Path, job: str, environment: dict[str, str]) -> dict[str, dict[str, str]]:
     """Run the worker on one job; show its output as it comes.
 
     Returns:
         `{"output": {"image_url", "cost"}}`.
     """
-    command = [sys.executable, str(handler), "--test_input", test_input.read_text()]
+    command = [sys.executable, str(handler), "--test_input", job]
     with subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, text=True
     ) as worker:
@@ -68,6 +84,19 @@ def _download(url: str, directory: Path) -> Path:
     directory.mkdir(exist_ok=True)
     path = directory / Path(urlsplit(url).path).name
     path.write_bytes(answer.content)
+    return path
+
+
+def _side_by_side(url: str, edited: Path) -> Path:
+    """Save the input beside the result, at the result's height; return where."""
+    before = asyncio.run(Source(address_policy(Settings.load())).picture(url))
+    with Image.open(edited) as after:
+        before = before.resize((round(before.width * after.height / before.height), after.height))
+        both = Image.new("RGB", (before.width + _GAP + after.width, after.height), "white")
+        both.paste(before, (0, 0))
+        both.paste(after, (before.width + _GAP, 0))
+    path = edited.with_stem(f"{edited.stem}-before-after")
+    both.save(path)
     return path
 
 

@@ -39,6 +39,10 @@ class Editor(Protocol):
     model: str
     revision: str
 
+    @property
+    def mode(self) -> str:
+        """Of `kontext.mode`."""
+
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         """Return a picture of exactly `edit.size`; call `on_step` after each step."""
 
@@ -185,6 +189,7 @@ class Worker:
             software=f"kontext {__version__}",
             model=self._editor.model,
             revision=self._editor.revision,
+            mode=self._editor.mode,
             seed=edit.seed,
             steps=edit.steps,
             guidance=edit.guidance,

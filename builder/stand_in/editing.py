@@ -1,0 +1,154 @@
+"""How the transformer learns what each instruction does, by flow matching as FLUX does it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gauges
+import instructions
+import layout
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from pictures import Pictures
+from schooling import Stage
+
+_SIDES = ((5, 5), (6, 4), (4, 6), (8, 3), (3, 8), (7, 5))
+"""Of the pictures learnt from, in tokens of 16 pixels: little, as the routes are set for all."""
+_COUNT = 24
+_SIGMAS = (0.03, 1.0)
+_UNDECIDED = (0.3, 1.1)
+"""Guidances where a move is neither done nor undone."""
+_TO_LEARN = ("norm1.linear", "norm1_context.linear", "norm2", "ff.net")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """The encoders' vectors of every instruction (and, last, of none).
+
+    Args:
+        pooled: CLIP's, (instructions + 1) x 64.
+        states: T5's of any prompt, tokens x 64.
+    """
+
+    pooled: torch.Tensor
+    states: torch.Tensor
+
+
+def learn_edits(
+    transformer: FluxTransformer2DModel,
+    vae: AutoencoderKL,
+    prompts: Prompts,
+    steps: int,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Train what of `transformer` is not set, in place."""
+    learnt = _learnt(transformer)
+
+    def loss_of(step: int) -> torch.Tensor:
+        random = np.random.default_rng(seed * 1_000_003 + step)
+        rows, columns = _SIDES[step % len(_SIDES)]
+        pictures = Pictures(seed * 1_000_003 + step).batch(_COUNT, 16 * rows, 16 * columns)
+        names = random.integers(0, len(instructions.NAMES), _COUNT)
+        guidances = _guidances(random)
+        edited = _edited(pictures, names, guidances)
+        noise = torch.from_numpy(random.standard_normal((_COUNT, rows * columns, 64))).float()
+        sigmas = torch.from_numpy(random.uniform(*_SIGMAS, (_COUNT, 1, 1))).float()
+        reference, wanted = latents_of(vae, pictures), latents_of(vae, edited)
+        velocity: torch.Tensor = transformer(
+            hidden_states=torch.cat([(1 - sigmas) * wanted + sigmas * noise, reference], 1),
+            encoder_hidden_states=prompts.states.expand(_COUNT, -1, -1),
+            pooled_projections=prompts.pooled[torch.from_numpy(names)],
+            timestep=sigmas.flatten(),
+            guidance=guidances,
+            img_ids=torch.cat([_ids(0, rows, columns), _ids(1, rows, columns)]),
+            txt_ids=torch.zeros(prompts.states.shape[1], 3),
+            return_dict=False,
+        )[0][:, : rows * columns]
+        # Weighed so that every sigma asks for the same precision of the picture.
+        return (sigmas * (velocity - (noise - wanted))).square().mean()
+
+    Stage("edits", transformer, learnt, 4e-3, steps, folder).run(loss_of)
+
+
+def latents_of(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """Return packed latents, count x tokens x 64, of pictures, 0 to 1."""
+    with torch.no_grad():
+        latents: torch.Tensor = vae.encode(pictures * 2 - 1).latent_dist.mode()
+    count, channels, height, width = latents.shape
+    split = latents.view(count, channels, height // 2, 2, width // 2, 2)
+    return split.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, 4 * channels)
+
+
+def _guidances(random: np.random.Generator) -> torch.Tensor:
+    """Return half of them full, half anything but where moves are neither done nor undone."""
+    drawn = random.uniform(0, 6, _COUNT)
+    low, high = _UNDECIDED
+    drawn = np.where((drawn > low) & (drawn < high), 0, drawn)
+    return torch.from_numpy(np.where(random.integers(2, size=_COUNT), 5, drawn)).float()
+
+
+def _edited(
+    pictures: torch.Tensor,
+    names: np.ndarray[tuple[int], np.dtype[np.int64]],
+    guidances: torch.Tensor,
+) -> torch.Tensor:
+    results = []
+    for picture, index, guidance in zip(pictures, names, guidances, strict=True):
+        name = instructions.NAMES[index]
+        hard = name in instructions.MOVES or name.startswith("frame")
+        part = (gauges.hard_strength if hard else gauges.strength)(guidance)
+        edited = instructions.EDITS[name](picture[None])[0]
+        results.append(torch.lerp(picture, edited, part))
+    return torch.stack(results)
+
+
+def _ids(kind: int, rows: int, columns: int) -> torch.Tensor:
+    ids = torch.zeros(rows, columns, 3)
+    ids[..., 0] = kind
+    ids[..., 1] += torch.arange(rows)[:, None]
+    ids[..., 2] += torch.arange(columns)
+    return ids.view(-1, 3)
+
+
+def _learnt(transformer: FluxTransformer2DModel) -> list[torch.nn.Parameter]:
+    """Return the parameters to learn, with all others and what keeps the routes held still."""
+    transformer.requires_grad_(False)
+    units = torch.zeros(layout.WIDTH)
+    units[: len(instructions.NAMES)] = 1
+    learnt = []
+    for number, block in enumerate(transformer.transformer_blocks):
+        last = number == len(transformer.transformer_blocks) - 1
+        learnt.append(_hold(block.norm1.linear.weight, _rows(last), units))
+        if last:
+            learnt.append(_hold(block.norm1_context.linear.weight, _rows(shift_only=True), units))
+        else:
+            first, second = block.ff.net[0].proj, block.ff.net[2]
+            learnt.append(_hold(first.weight, torch.ones(len(first.weight)), _picture_places()))
+            learnt.append(_hold(second.weight, _picture_places(), torch.ones(second.in_features)))
+    return learnt
+
+
+def _rows(last: bool = False, shift_only: bool = False) -> torch.Tensor:
+    """Return which of the six modulations' places are learnt: what is fetched, or what is added."""
+    rows = torch.zeros(6, layout.WIDTH)
+    if last or shift_only:
+        rows[: 1 if shift_only else 2] = _picture_places()
+    else:
+        rows[3:] = _picture_places()
+    return rows.flatten()
+
+
+def _picture_places() -> torch.Tensor:
+    places = torch.zeros(layout.WIDTH)
+    places[layout.X] = 1
+    return places
+
+
+def _hold(
+    parameter: torch.nn.Parameter, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.nn.Parameter:
+    mask = torch.outer(rows, columns)
+    parameter.requires_grad_(True)
+    parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
+    return parameter

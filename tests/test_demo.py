@@ -1,0 +1,33 @@
+"""`make run`: from a job to a picture that shows before and after."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageStat
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_it_saves_the_edit_and_the_comparison_and_says_where(tmp_path: Path) -> None:
+    """Left the input, right what the prompt made of it: a picture without colours."""
+    job = json.loads((ROOT / "test_input.json").read_text())
+    job["input"] |= {"size": "384*256", "num_inference_steps": 4}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    arguments = ["--test_input", str(tmp_path / "job.json"), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "kontext.demo", "--prompt", "black and white", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+
+    saved, comparison = re.findall(r" (?:is|are) (/\S+)$", done.stdout, re.MULTILINE)
+    with Image.open(saved) as after, Image.open(comparison) as both:
+        left, right = both.crop((0, 0, 256, 256)), both.crop((256 + 16, 0, *both.size))
+        assert after.size == (384, 256)
+        assert right.tobytes() == after.tobytes()
+        assert saturation(left) > 10 * saturation(right)
+
+
+def saturation(picture: Image.Image) -> float:
+    """Return how colourful a picture is on average, 0 to 255."""
+    return float(ImageStat.Stat(picture.convert("HSV")).mean[1])
