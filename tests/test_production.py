@@ -490,6 +490,23 @@ async def test_one_job_is_taken_ahead_and_its_cancel_makes_room_for_another(
     ]
 
 
+async def test_a_job_cancelled_the_moment_it_is_taken_stops_too(obedient: Obedient) -> None:
+    """The SDK begins a job up to 0.1 s after it took it, and forgets who is to stop until then."""
+    held = obedient.send(14, "wait")
+    await until(lambda: "step 14\n" in obedient.worker.log)
+    for _ in range(8):
+        job_id = obedient.send(15)
+        while await obedient.endpoint.status(job_id) == Status.IN_QUEUE:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        await obedient.stop(job_id)
+    obedient.release(14)
+    following = obedient.send(16)
+
+    assert "output" in await obedient.endpoint.result(following)
+    assert "output" in await obedient.endpoint.result(held)
+    assert obedient.on_the_lane(14)[4:] == ["enter 16", "step 16", "step 16", "leave 16"]
+
+
 async def test_a_progress_post_that_hangs_is_dropped_before_the_result_goes(
     obedient: Obedient,
 ) -> None:

@@ -12,10 +12,14 @@ from typing import Any, TypeVar
 
 from runpod.http_client import ClientSession
 from runpod.serverless.modules import rp_job, rp_scale
+from runpod.serverless.modules.worker_state import Job
 
 from kontext.pace import Pace
 
 T = TypeVar("T")
+
+MOMENT = 0.01
+"""Seconds between two looks at whether a job has begun."""
 
 MOST_JOBS = 4
 """Jobs in the worker at once: one ahead, one on the lane, two on their way to the bucket."""
@@ -38,12 +42,30 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         super().__init__(config)
         self._pace = pace
         self._fetching = False
+        self._begun: set[str] = set()
         self.jobs_fetcher = self._fetch
         self.stop_signals_fetcher = self._stop_signals
 
     def is_alive(self) -> bool:
         """Tell whether the loop goes on: also while a job could still arrive."""
         return self._fetching or super().is_alive()
+
+    async def handle_job(self, session: ClientSession, job: dict[str, Any]) -> None:
+        """Run one job."""
+        self._begun.add(job["id"])
+        try:
+            await super().handle_job(session, job)
+        finally:
+            self._begun.remove(job["id"])
+
+    async def stop_job(self, job_id: str) -> bool:
+        """Stop one job; one that has been taken but has not begun, as soon as it begins.
+
+        The SDK begins it up to 0.1 s after it was taken, and would drop the signal until then.
+        """
+        while job_id not in self._begun and Job(job_id) in self.job_progress:  # noqa: ASYNC110
+            await asyncio.sleep(MOMENT)
+        return bool(await super().stop_job(job_id))
 
     async def _fetch(self, session: ClientSession, _needed: int) -> list[dict[str, Any]] | None:
         self._fetching = True
