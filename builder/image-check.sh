@@ -3,7 +3,8 @@
 #
 # Needs Debian, root, Debian's and Python's package servers, and 30 GB of disk (10 GB with
 # torch's CPU build: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL says where it lies). STORAGE_DRIVER=vfs
-# helps where overlay cannot be mounted, for example in a container. Prints what it replaces.
+# serves where overlay cannot be mounted, for example in a container, but copies each layer: it
+# takes over 60 GB and many times as long. Prints what it replaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
