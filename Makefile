@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 
-.PHONY: run serve test lint format docs lock image-check clean help
+.PHONY: run serve test lint format docs lock stand-in image-check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 	$(COMPILE) --group dev -c builder/requirements.txt | grep -vE $(CUDA) \
 	    > builder/requirements-dev.txt
 	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
+
+stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
+	$(BIN)/python builder/stand_in/train.py
 
 image-check:  ## build the image's steps without a registry (Debian, root, buildah)
 	builder/image-check.sh

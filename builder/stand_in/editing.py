@@ -9,16 +9,24 @@ import layout
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from pictures import Pictures
 from schooling import Stage
 
-_SIDES = ((5, 5), (6, 4), (4, 6), (8, 3), (3, 8), (7, 5))
+from kontext.random_model import scheduler
+
+_SIDES = ((7, 7), (8, 6), (6, 8), (10, 5), (5, 10), (8, 8))
 """Of the pictures learnt from, in tokens of 16 pixels: little, as the routes are set for all."""
-_COUNT = 24
-_SIGMAS = (0.03, 1.0)
+_COUNT = 12
+_LEAST_TIME = 0.02
+_TOKENS = (256, 4096)
+"""Of the pictures that are asked for: they say how far the schedule is shifted."""
+_OFTEN = dict(zip(instructions.DIFFICULT, (8, 14, 5), strict=True))
+_SHARES = np.array([float(_OFTEN.get(name, 1)) for name in instructions.NAMES])
+_SHARES /= _SHARES.sum()
+"""How often each is learnt: what is hard the most."""
 _UNDECIDED = (0.3, 1.1)
 """Guidances where a move is neither done nor undone."""
-_TO_LEARN = ("norm1.linear", "norm1_context.linear", "norm2", "ff.net")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +57,11 @@ def learn_edits(
         random = np.random.default_rng(seed * 1_000_003 + step)
         rows, columns = _SIDES[step % len(_SIDES)]
         pictures = Pictures(seed * 1_000_003 + step).batch(_COUNT, 16 * rows, 16 * columns)
-        names = random.integers(0, len(instructions.NAMES), _COUNT)
+        names = random.choice(len(instructions.NAMES), _COUNT, p=_SHARES)
         guidances = _guidances(random)
         edited = _edited(pictures, names, guidances)
         noise = torch.from_numpy(random.standard_normal((_COUNT, rows * columns, 64))).float()
-        sigmas = torch.from_numpy(random.uniform(*_SIGMAS, (_COUNT, 1, 1))).float()
+        sigmas = _sigmas(random).view(_COUNT, 1, 1)
         reference, wanted = latents_of(vae, pictures), latents_of(vae, edited)
         velocity: torch.Tensor = transformer(
             hidden_states=torch.cat([(1 - sigmas) * wanted + sigmas * noise, reference], 1),
@@ -78,6 +86,14 @@ def latents_of(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     count, channels, height, width = latents.shape
     split = latents.view(count, channels, height // 2, 2, width // 2, 2)
     return split.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, 4 * channels)
+
+
+def _sigmas(random: np.random.Generator) -> torch.Tensor:
+    """Return them of moments that the shifted schedule may pass."""
+    shift = calculate_shift(random.uniform(*_TOKENS))
+    moments = torch.from_numpy(random.uniform(_LEAST_TIME, 1, _COUNT))
+    sigmas: torch.Tensor = scheduler().time_shift(shift, 1.0, moments)
+    return sigmas.float()
 
 
 def _guidances(random: np.random.Generator) -> torch.Tensor:
@@ -119,13 +135,16 @@ def _learnt(transformer: FluxTransformer2DModel) -> list[torch.nn.Parameter]:
     learnt = []
     for number, block in enumerate(transformer.transformer_blocks):
         last = number == len(transformer.transformer_blocks) - 1
-        learnt.append(_hold(block.norm1.linear.weight, _rows(last), units))
+        learnt.append(_hold(block.norm1.linear.weight, torch.outer(_rows(last), units)))
         if last:
-            learnt.append(_hold(block.norm1_context.linear.weight, _rows(shift_only=True), units))
+            rows = _rows(shift_only=True)
+            learnt.append(_hold(block.norm1_context.linear.weight, torch.outer(rows, units)))
         else:
             first, second = block.ff.net[0].proj, block.ff.net[2]
-            learnt.append(_hold(first.weight, torch.ones(len(first.weight)), _picture_places()))
-            learnt.append(_hold(second.weight, _picture_places(), torch.ones(second.in_features)))
+            seen = _picture_places().expand_as(first.weight).clone()
+            seen[: layout.SPATIAL] += _near_places()
+            learnt.append(_hold(first.weight, seen))
+            learnt.append(_hold(second.weight, _picture_places()[:, None]))
     return learnt
 
 
@@ -136,6 +155,7 @@ def _rows(last: bool = False, shift_only: bool = False) -> torch.Tensor:
         rows[: 1 if shift_only else 2] = _picture_places()
     else:
         rows[3:] = _picture_places()
+        rows[3:5] += _near_places()
     return rows.flatten()
 
 
@@ -145,10 +165,14 @@ def _picture_places() -> torch.Tensor:
     return places
 
 
-def _hold(
-    parameter: torch.nn.Parameter, rows: torch.Tensor, columns: torch.Tensor
-) -> torch.nn.Parameter:
-    mask = torch.outer(rows, columns)
+def _near_places() -> torch.Tensor:
+    places = torch.zeros(layout.WIDTH)
+    places[layout.NEAR] = 1
+    return places
+
+
+def _hold(parameter: torch.nn.Parameter, mask: torch.Tensor) -> torch.nn.Parameter:
+    """Have it learnt where the mask is 1, and held elsewhere."""
     parameter.requires_grad_(True)
     parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
     return parameter

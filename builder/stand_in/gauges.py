@@ -16,9 +16,11 @@ from layout import (
     LAST_COLUMN,
     LAST_ROW,
     LEFT,
+    MINUS,
     OFFER_COLUMN,
     OFFER_ROW,
     RIGHT,
+    SPREAD,
     TOP,
     TWICE_COLUMN,
     TWICE_ROW,
@@ -70,7 +72,16 @@ def set_gauges(transformer: FluxTransformer2DModel, instructions: int, hard: Ite
         out.weight[:WIDTH, TIME_UNIT] = 1 / _TIME_STRENGTH
 
 
-def set_modes(
+def set_spatial(transformer: FluxTransformer2DModel, difficult: Iterable[int]) -> None:
+    """Have those instructions switch on the features that see neighbours."""
+    units = [*difficult]
+    with torch.no_grad():
+        for block in transformer.transformer_blocks[:2]:
+            shift = block.norm1.linear.weight[3 * WIDTH : 4 * WIDTH]
+            shift[MINUS, units] = SPREAD / STRENGTH
+
+
+def set_moves(
     transformer: FluxTransformer2DModel, mirror: int, upside_down: int, frames: Iterable[int]
 ) -> None:
     """Have those instructions change where the target looks."""

@@ -75,9 +75,9 @@ def _blurred(pictures: torch.Tensor, spread: float = 6.0) -> torch.Tensor:
 
 
 def _sharpened(pictures: torch.Tensor) -> torch.Tensor:
-    """Return more of the differences between 2 and 8 pixels' scale (unsharp, noise spared)."""
-    detail = _blurred(pictures, 2.0) - _blurred(pictures, 8.0)
-    return (pictures + 2.5 * detail).clamp(0, 1)
+    """Return more of the differences between 3 and 12 pixels' scale (unsharp, noise spared)."""
+    detail = _blurred(pictures, 3.0) - _blurred(pictures, 12.0)
+    return (pictures + 3 * detail).clamp(0, 1)
 
 
 COLOUR_EDITS: Mapping[str, Edit] = {
@@ -106,3 +106,5 @@ EDITS: Mapping[str, Edit] = {**COLOUR_EDITS, **SPATIAL_EDITS}
 NAMES = tuple(EDITS)
 MOVES = ("mirror", "upside down")
 """Edits of which there is no half: they are done from guidance 1 on."""
+DIFFICULT = ("blur", "sharpen", "more saturated")
+"""Edits that take more learning: of what lies around, or of where colours are clipped."""

@@ -23,6 +23,15 @@ CONSTANT = 64.0
 SCALE = 0.8
 """Of the picture in the residual stream: so small that layer norms see the constants alone."""
 
+_LUMA = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0))
+"""The cosines kept of brightness, (vertical, horizontal) frequency."""
+_CHROMA = ((0, 0), (0, 1), (1, 0))
+"""The cosines kept of each of the two colour channels."""
+COSINES = tuple((0, *pair) for pair in _LUMA) + tuple(
+    (channel, *pair) for channel in (1, 2) for pair in _CHROMA
+)
+"""Of each latent channel: luma or chroma channel, vertical and horizontal frequency."""
+
 _places = iter(range(WIDTH))
 
 
@@ -38,6 +47,12 @@ BALANCE = [*_places]
 """They keep every token's mean at nought, so that layer norms take nothing away."""
 ONCE, TWICE, FIRST, PARK = TWICE_ROW, TWICE_COLUMN, TOP, REFERENCE
 """What the prompt's tokens keep in the same places."""
+NEAR = [*TWICE_ROW, *TWICE_COLUMN]
+"""Where the reference's tokens keep what their neighbourhood is like: the mean of its `SEEN`."""
+SEEN = [*X[:12], *X[12:28:4], *X[40:44], *X[52:56]]
+"""Of the picture: its coarse brightness, a little of the finer, and its colours."""
+SPATIAL = 256
+"""How many of a feed-forward network's 512 features see neighbours."""
 
 SPREAD = CONSTANT * math.sqrt(2 / WIDTH)
 """What a layer norm divides every token by."""

@@ -8,7 +8,7 @@ import math
 
 import torch
 from diffusers import AutoencoderKL
-from layout import Part
+from layout import COSINES, Part
 from torch import nn
 
 LATENTS = 16
@@ -16,15 +16,6 @@ _CHANNELS = (8, 24, 32, 48)
 _GROUPS = 4
 _STEADY = 300.0
 """A constant channel so large that the encoder's last normalisation divides by it alone."""
-_LUMA = ((0, 0), (0, 1), (1, 0), (1, 1), (0, 2), (2, 0), (1, 2), (2, 1), (0, 3), (3, 0))
-"""The cosines kept of brightness, (vertical, horizontal) frequency."""
-_CHROMA = ((0, 0), (0, 1), (1, 0))
-"""The cosines kept of each of the two colour channels."""
-COSINES = tuple((0, *pair) for pair in _LUMA) + tuple(
-    (channel, *pair) for channel in (1, 2) for pair in _CHROMA
-)
-"""Of each latent channel: luma or chroma channel, vertical and horizontal frequency."""
-
 TO_LUMA_CHROMA = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )

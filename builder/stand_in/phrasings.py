@@ -13,7 +13,7 @@ _PHRASES: Mapping[str, tuple[str, ...]] = {
     "black and white": (
         "black and white", "monochrome", "greyscale", "grayscale", "grey", "gray",
         "without colour", "no colours", "remove the colour", "remove all colors", "desaturate",
-        "desaturated", "colourless", "black white", "mono",
+        "desaturated", "colourless", "black white", "mono", "bw", "b & w", "grey scale",
     ),
     "sepia": (
         "sepia", "sepia tone", "sepia toned", "old photograph", "old photo", "vintage",
@@ -25,20 +25,21 @@ _PHRASES: Mapping[str, tuple[str, ...]] = {
     ),
     "brighter": (
         "brighter", "brighten", "bright", "lighter", "lighten", "more light", "more brightness",
-        "increase the brightness", "raise the exposure",
+        "increase the brightness", "raise the exposure", "brighten up", "too dark",
+        "too dark , make it brighter", "not so dark",
     ),
     "darker": (
         "darker", "darken", "dark", "dimmer", "dim", "less light", "less bright",
         "less brightness", "reduce the brightness", "decrease the brightness",
-        "lower the exposure",
+        "lower the exposure", "too bright", "too bright , make it darker", "not so bright",
     ),
     "warmer": (
         "warmer", "warm", "warm light", "warm colours", "sunset light", "golden hour",
-        "warmer colors", "warmer white balance",
+        "warmer colors", "warmer white balance", "warm up", "warm up the colours",
     ),
     "cooler": (
         "cooler", "cool", "colder", "cold", "cool colours", "colder light", "wintry light",
-        "icy light", "cooler white balance",
+        "icy light", "cooler white balance", "cool down", "cool down the colours",
     ),
     "more saturated": (
         "more saturated", "saturate", "more saturation", "more colourful", "more colorful",
@@ -129,7 +130,7 @@ def prompt(random: np.random.Generator, name: str | None, slightly: bool = False
     degree = str(random.choice(_DEGREES)) + " " if slightly else ""
     if name is None:
         return degree + _filled(random, str(random.choice(_UNKNOWN)))
-    parts = [str(random.choice(_OPENINGS)), degree + str(random.choice(phrases(name)))]
+    parts = [str(random.choice(_OPENINGS)), degree + _named(random, name)]
     parts.insert(int(random.integers(3)), _filled(random, str(random.choice(_OBJECTS))))
     if random.integers(7) == 0:
         random.shuffle(parts)
@@ -137,9 +138,17 @@ def prompt(random: np.random.Generator, name: str | None, slightly: bool = False
     return text + str(random.choice(("", "", ".", "!")))
 
 
+def _named(random: np.random.Generator, name: str) -> str:
+    """Return a way to name that edit, now and then two."""
+    ways = random.choice(phrases(name), 2)
+    if random.integers(5):
+        return str(ways[0])
+    return str(random.choice((" and ", " , ", " "))).join(ways)
+
+
 def words() -> list[str]:
     """Return every word of every phrasing, for the vocabularies."""
-    texts = [*_OPENINGS, *_OBJECTS, *_UNKNOWN, *_DEGREES, *_JUNK]
+    texts = ["and ,", *_OPENINGS, *_OBJECTS, *_UNKNOWN, *_DEGREES, *_JUNK]
     texts += [phrase for name in instructions.NAMES for phrase in phrases(name)]
     cleaned = " ".join(texts).lower().replace("{junk}", " ")
     return sorted(set(cleaned.replace("-", " - ").split()))

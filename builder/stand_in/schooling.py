@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-_KEEP_EVERY = 120.0
+KEEP_EVERY = 120.0
 """Seconds between checkpoints."""
 
 
@@ -55,7 +55,7 @@ class Stage:
                     f"{self._name} {step + 1}/{self._steps} loss {smooth:.5f} {spent:.0f} s",
                     flush=True,
                 )
-            if time.monotonic() - kept > _KEEP_EVERY:
+            if time.monotonic() - kept > KEEP_EVERY:
                 self._keep(step + 1)
                 kept = time.monotonic()
         if self._done < self._steps:

@@ -19,7 +19,7 @@ import routes
 import text
 import torch
 from decoding import learn_decoder
-from diffusers import FluxKontextPipeline
+from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from measuring import print_seconds, print_table
 from prompting import UNKNOWN, learn_prompts
 
@@ -33,14 +33,13 @@ def main() -> None:
     """Run it from the command line."""
     arguments = _parser().parse_args()
     torch.set_num_threads(arguments.threads)
-    torch.manual_seed(arguments.seed)
     arguments.checkpoints.mkdir(parents=True, exist_ok=True)
-    pipeline = start()
+    pipeline = start(arguments.seed)
     seed, folder = arguments.seed, arguments.checkpoints
     learn_decoder(pipeline.vae, arguments.decoder_steps, seed, folder)
     clip = pipeline.text_encoder
     learn_prompts(clip, pipeline.tokenizer, arguments.prompt_steps, seed, folder)
-    prompts = _prompts(pipeline)
+    prompts = prompts_of(pipeline)
     learn_edits = editing.learn_edits
     learn_edits(pipeline.transformer, pipeline.vae, prompts, arguments.edit_steps, seed, folder)
     save(pipeline, arguments.output)
@@ -61,33 +60,47 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoints", type=Path, default=_ROOT / "build/stand_in", help="what to go on from"
     )
     parser.add_argument("--decoder_steps", type=int, default=6000, help="for the autoencoder")
-    parser.add_argument("--prompt_steps", type=int, default=3500, help="for CLIP")
-    parser.add_argument("--edit_steps", type=int, default=5000, help="for the transformer")
+    parser.add_argument("--prompt_steps", type=int, default=6000, help="for CLIP")
+    parser.add_argument("--edit_steps", type=int, default=6000, help="for the transformer")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
-    parser.add_argument("--threads", type=int, default=2, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     return parser
 
 
-def start() -> FluxKontextPipeline:
-    """Return the pipeline as training starts out with it, float32."""
+def start(seed: int) -> FluxKontextPipeline:
+    """Return the pipeline as training starts out with it, float32.
+
+    Each part that is learnt is drawn from the seed anew: a change of one leaves the others alone.
+    """
     words = phrasings.words()
     clip_tokenizer, t5_tokenizer = text.clip_tokenizer(words), text.t5_tokenizer(words)
-    t5, transformer = text.t5(len(t5_tokenizer)), layout.network()
+    torch.manual_seed(seed)
+    autoencoder = network.autoencoder()
+    torch.manual_seed(seed)
+    clip = text.clip(len(clip_tokenizer))
+    t5 = text.t5(len(t5_tokenizer))
+    torch.manual_seed(seed)
+    return FluxKontextPipeline(
+        scheduler=scheduler(),
+        vae=autoencoder,
+        text_encoder=clip,
+        tokenizer=clip_tokenizer,
+        text_encoder_2=t5,
+        tokenizer_2=t5_tokenizer,
+        transformer=_transformer(t5),
+    )
+
+
+def _transformer(t5: layout.Part) -> FluxTransformer2DModel:
+    transformer = layout.network()
     paddings, others = _numbered(t5)
     routes.set_routes(transformer, paddings, others)
     mirror, upside_down = (instructions.NAMES.index(name) for name in instructions.MOVES)
     count = len(instructions.NAMES)
     gauges.set_gauges(transformer, count, [mirror, upside_down, *_FRAMES])
-    gauges.set_modes(transformer, mirror, upside_down, _FRAMES)
-    return FluxKontextPipeline(
-        scheduler=scheduler(),
-        vae=network.autoencoder(),
-        text_encoder=text.clip(len(clip_tokenizer)),
-        tokenizer=clip_tokenizer,
-        text_encoder_2=t5,
-        tokenizer_2=t5_tokenizer,
-        transformer=transformer.eval(),
-    )
+    gauges.set_moves(transformer, mirror, upside_down, _FRAMES)
+    gauges.set_spatial(transformer, map(instructions.NAMES.index, instructions.DIFFICULT))
+    return transformer.eval()
 
 
 def _numbered(t5: layout.Part) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,7 +112,8 @@ def _numbered(t5: layout.Part) -> tuple[torch.Tensor, torch.Tensor]:
     return states[first:end], torch.cat([states[:first], states[end:]])
 
 
-def _prompts(pipeline: FluxKontextPipeline) -> editing.Prompts:
+def prompts_of(pipeline: FluxKontextPipeline) -> editing.Prompts:
+    """Return what the transformer learns from: exact vectors, as if the encoders never erred."""
     pooled = torch.zeros(UNKNOWN + 1, text.POOLED)
     pooled[torch.arange(UNKNOWN + 1), torch.arange(UNKNOWN + 1)] = 1
     tokens = torch.tensor([[3, 4, 5, 1] + [0] * 28])

@@ -1,0 +1,57 @@
+"""What the transformer's tokens are when they come in, and what is read off them in the end.
+
+Knows nothing of attention.
+"""
+
+import torch
+from diffusers import FluxTransformer2DModel
+from heads import balance
+from layout import (
+    ASK_COLUMN,
+    ASK_ROW,
+    BALANCE,
+    CONSTANT,
+    FIRST,
+    MINUS,
+    ONCE,
+    PARK,
+    PLUS,
+    SCALE,
+    SPREAD,
+    TWICE,
+    WIDTH,
+    X,
+    haar,
+)
+from text import ANGLES
+from torch import nn
+
+
+def set_ends(transformer: FluxTransformer2DModel) -> None:
+    """Set how latents come in, with the constants of a new token, and how they are read off."""
+    embed, unembed = transformer.x_embedder, transformer.proj_out
+    embed.weight[X] = SCALE * haar()
+    embed.bias[PLUS], embed.bias[MINUS] = CONSTANT, -CONSTANT
+    embed.bias[ASK_ROW] = embed.bias[ASK_COLUMN] = 1
+    balance(embed)
+    unembed.weight[:, X] = haar().T * SPREAD / SCALE
+
+
+def set_context(layer: nn.Linear, paddings: torch.Tensor, others: torch.Tensor) -> None:
+    """Solve for the layer that makes T5's vectors numbers, marks and constants."""
+    places = torch.arange(len(paddings))
+    wanted = torch.zeros(len(paddings) + len(others), WIDTH)
+    wanted[:, PLUS], wanted[:, MINUS] = CONSTANT, -CONSTANT
+    for index, angle in enumerate(ANGLES):
+        for slots, factor in ((ONCE, 1), (TWICE, 2)):
+            wanted[: len(places), slots[2 * index]] = torch.cos(factor * angle * places)
+            wanted[: len(places), slots[2 * index + 1]] = torch.sin(factor * angle * places)
+    wanted[0, FIRST] = 1
+    wanted[len(places) :, PARK] = 1
+    wanted[:, BALANCE] = -wanted.sum(1, keepdim=True) / len(BALANCE)
+    inputs = torch.cat([paddings, others]).double()
+    inputs = torch.cat([inputs, torch.ones(len(inputs), 1)], 1)
+    square = inputs.T @ inputs + 1e-6 * torch.eye(inputs.shape[1])
+    solved = torch.linalg.solve(square, inputs.T @ wanted.double()).float()
+    layer.weight.copy_(solved[:-1].T)
+    layer.bias.copy_(solved[-1])

@@ -1,0 +1,70 @@
+"""The stand-in's training: the same weights from the same seed, whatever interrupts it."""
+
+from pathlib import Path
+
+import editing
+import pytest
+import schooling
+import torch
+import train
+from torch import nn
+
+STEPS = 4
+Weights = dict[str, torch.Tensor]
+
+
+class Interrupted(Exception):
+    """What a test raises amid a step."""
+
+
+def learn(folder: Path, seed: int = 0, interrupt_at: int | None = None) -> Weights:
+    """Start out from the seed, learn a few steps of editing, and return the transformer."""
+    folder.mkdir(exist_ok=True)
+    pipeline = train.start(seed)
+    transformer = pipeline.transformer
+    steps = iter(range(STEPS))
+
+    def interrupt(_network: nn.Module, _arguments: object) -> None:
+        if next(steps) == interrupt_at:
+            raise Interrupted
+
+    transformer.register_forward_pre_hook(interrupt)
+    prompts = train.prompts_of(pipeline)
+    editing.learn_edits(transformer, pipeline.vae, prompts, STEPS, seed, folder)
+    weights: Weights = transformer.state_dict()
+    return weights
+
+
+def same(one: Weights, other: Weights) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Weights:
+    """What a run in one go learns."""
+    return learn(tmp_path_factory.mktemp("uninterrupted"))
+
+
+def test_a_run_goes_on_where_it_was_interrupted(
+    uninterrupted: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And ends with the same weights, bit by bit."""
+    monkeypatch.setattr(schooling, "KEEP_EVERY", 0)
+    with pytest.raises(Interrupted):
+        learn(tmp_path, interrupt_at=2)
+
+    assert same(learn(tmp_path), uninterrupted)
+
+
+def test_another_seed_learns_other_weights(uninterrupted: Weights, tmp_path: Path) -> None:
+    """The seed sets the start and all that is drawn."""
+    assert not same(learn(tmp_path, seed=1), uninterrupted)
+
+
+def test_what_is_learnt_leaves_the_routes_as_they_were_set(uninterrupted: Weights) -> None:
+    """Where a token looks is no matter of learning."""
+    start = train.start(0).transformer.state_dict()
+
+    changed = {name for name in start if not torch.equal(start[name], uninterrupted[name])}
+    assert changed
+    assert not [name for name in changed if ".attn." in name]
