@@ -14,10 +14,11 @@ ROOT = Path(__file__).parent.parent
 def test_it_saves_the_edit_and_the_comparison_and_says_where(tmp_path: Path) -> None:
     """Left the input, right what the prompt made of it: a picture without colours."""
     job = json.loads((ROOT / "test_input.json").read_text())
-    job["input"] |= {"size": "384*256", "num_inference_steps": 4}
+    job["input"] |= {"num_inference_steps": 4}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    arguments = ["--test_input", str(tmp_path / "job.json"), "--output", str(tmp_path)]
-    command = [sys.executable, "-m", "kontext.demo", "--prompt", "black and white", *arguments]
+    arguments = ["--prompt", "black and white", "--size", "384*256"]
+    paths = ["--test_input", str(tmp_path / "job.json"), "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "kontext.demo", *arguments, *paths]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
 
     saved, comparison = re.findall(r" (?:is|are) (/\S+)$", done.stdout, re.MULTILINE)
