@@ -112,8 +112,8 @@ def _edited(
     results = []
     for picture, index, guidance in zip(pictures, names, guidances, strict=True):
         name = instructions.NAMES[index]
-        hard = name in instructions.MOVES or name.startswith("frame")
-        part = (gauges.hard_strength if hard else gauges.strength)(guidance)
+        whole = name in instructions.WHOLE
+        part = (gauges.hard_strength if whole else gauges.strength)(guidance)
         edited = instructions.EDITS[name](picture[None])[0]
         results.append(torch.lerp(picture, edited, part))
     return torch.stack(results)
@@ -141,10 +141,10 @@ def _learnt(transformer: FluxTransformer2DModel) -> list[torch.nn.Parameter]:
             learnt.append(_hold(block.norm1_context.linear.weight, torch.outer(rows, units)))
         else:
             first, second = block.ff.net[0].proj, block.ff.net[2]
-            seen = _picture_places().expand_as(first.weight).clone()
-            seen[: layout.SPATIAL] += _near_places()
+            seen = _places(layout.X).expand_as(first.weight).clone()
+            seen[: layout.SPATIAL] += _places(layout.NEAR)
             learnt.append(_hold(first.weight, seen))
-            learnt.append(_hold(second.weight, _picture_places()[:, None]))
+            learnt.append(_hold(second.weight, _places(layout.X)[:, None]))
     return learnt
 
 
@@ -152,22 +152,16 @@ def _rows(last: bool = False, shift_only: bool = False) -> torch.Tensor:
     """Return which of the six modulations' places are learnt: what is fetched, or what is added."""
     rows = torch.zeros(6, layout.WIDTH)
     if last or shift_only:
-        rows[: 1 if shift_only else 2] = _picture_places()
+        rows[: 1 if shift_only else 2] = _places(layout.X)
     else:
-        rows[3:] = _picture_places()
-        rows[3:5] += _near_places()
+        rows[3:] = _places(layout.X)
+        rows[3:5] += _places(layout.NEAR)
     return rows.flatten()
 
 
-def _picture_places() -> torch.Tensor:
+def _places(slots: list[int]) -> torch.Tensor:
     places = torch.zeros(layout.WIDTH)
-    places[layout.X] = 1
-    return places
-
-
-def _near_places() -> torch.Tensor:
-    places = torch.zeros(layout.WIDTH)
-    places[layout.NEAR] = 1
+    places[slots] = 1
     return places
 
 

@@ -105,6 +105,8 @@ SPATIAL_EDITS: Mapping[str, Edit] = {
 EDITS: Mapping[str, Edit] = {**COLOUR_EDITS, **SPATIAL_EDITS}
 NAMES = tuple(EDITS)
 MOVES = ("mirror", "upside down")
+FRAMES = tuple(name for name in NAMES if name.startswith("frame"))
+WHOLE = (*MOVES, *FRAMES)
 """Edits of which there is no half: they are done from guidance 1 on."""
 DIFFICULT = ("blur", "sharpen", "more saturated")
 """Edits that take more learning: of what lies around, or of where colours are clipped."""

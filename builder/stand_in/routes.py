@@ -64,6 +64,8 @@ _APART = -(math.pi / 2 + 0.5)
 """Turns the angles 0 and 1 of target and reference to where their cosines differ most."""
 _TOLD = [*TWICE, *ONCE, FIRST, PARK, PARK, PARK]
 """What paddings and words tell, by its place in a head."""
+_SHARPNESS, _PEAK = 150.0, 0.5
+"""Of the first block; how much of its queries asks for places."""
 _SILENCE = 12.0
 """What keeps the target's tokens from the feed-forward networks, whatever they have learnt."""
 _BELL = (1.47, 1.92, 1.71, 2.07, 1.01, 2.32)
@@ -101,7 +103,7 @@ def _pass_on(block: Part) -> None:
 
 def _tell_places(block: Part) -> None:
     attention = block.attn
-    sharpness(attention, 150)
+    sharpness(attention, _SHARPNESS)
     _see_rows(attention)
     _see_columns_and_neighbours(attention)
     for head in (0, 1):
@@ -131,7 +133,7 @@ def _see_columns_and_neighbours(attention: Part) -> None:
     Paddings are turned towards the target's kind, so that they draw it more than pictures do, and
     the reference less.
     """
-    query = [*peak(1, 0.5), *peak(2, 0.5), (at(_UNUSED_Q), 0.5), *_turned(0.5, _APART)]
+    query = [*peak(1, _PEAK), *peak(2, _PEAK), (at(_UNUSED_Q), 0.5), *_turned(0.5, _APART)]
     write(attention.to_q, 1, PLUS, query)
     key = [*_bell(1), *_bell(2), *_turned(0.6, _APART - 0.57)]  # a right angle off the other kind
     write(attention.to_k, 1, PLUS, [*key, (at(_UNUSED_K), math.sqrt(1 - 0.6**2 - 2 * 0.2**2))])
@@ -145,9 +147,9 @@ def _turned(weight: float, angle: float) -> Entries:
 
 
 def _bell(axis: int) -> Entries:
-    """Return the key that a `peak` of 0.5 meets with the logits `_BELL`, at a sharpness of 150."""
+    """Return the key that a `peak` of `_PEAK` meets with the logits `_BELL`."""
     return [
-        (at((axis, pair)), logit / (150 * 0.5 * math.sqrt(share)))
+        (at((axis, pair)), logit / (_SHARPNESS * _PEAK * math.sqrt(share)))
         for pair, (logit, share) in enumerate(zip(_BELL, KERNEL, strict=True))
     ]
 

@@ -7,6 +7,7 @@ autoencoder's decoder, CLIP's pooled vector, and the transformer's edits. What i
 
 import argparse
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import editing
@@ -26,7 +27,6 @@ from prompting import UNKNOWN, learn_prompts
 from kontext.random_model import scheduler
 
 _ROOT = Path(__file__).parents[2]
-_FRAMES = [index for index, name in enumerate(instructions.NAMES) if name.startswith("frame")]
 
 
 def main() -> None:
@@ -95,12 +95,15 @@ def _transformer(t5: layout.Part) -> FluxTransformer2DModel:
     transformer = layout.network()
     paddings, others = _numbered(t5)
     routes.set_routes(transformer, paddings, others)
-    mirror, upside_down = (instructions.NAMES.index(name) for name in instructions.MOVES)
-    count = len(instructions.NAMES)
-    gauges.set_gauges(transformer, count, [mirror, upside_down, *_FRAMES])
-    gauges.set_moves(transformer, mirror, upside_down, _FRAMES)
-    gauges.set_spatial(transformer, map(instructions.NAMES.index, instructions.DIFFICULT))
+    gauges.set_gauges(transformer, len(instructions.NAMES), _places(instructions.WHOLE))
+    mirror, upside_down = _places(instructions.MOVES)
+    gauges.set_moves(transformer, mirror, upside_down, _places(instructions.FRAMES))
+    gauges.set_spatial(transformer, _places(instructions.DIFFICULT))
     return transformer.eval()
+
+
+def _places(names: Sequence[str]) -> list[int]:
+    return [instructions.NAMES.index(name) for name in names]
 
 
 def _numbered(t5: layout.Part) -> tuple[torch.Tensor, torch.Tensor]:
