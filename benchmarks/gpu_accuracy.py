@@ -1,7 +1,6 @@
 """How far each mode is from float32, at the real width and a reduced depth, same weights."""
 
 import copy
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -9,9 +8,9 @@ from diffusers import FluxKontextPipeline
 from gpu_subject import Subject, relative_error
 from real_size import REDUCED
 
-from kontext.acceleration import step_cache
-from kontext.compile_cache import warm_up
+from kontext import acceleration
 from kontext.mode import EXACT, Plan
+from kontext.warm_up import warm_up
 
 Inputs = dict[str, Any]
 
@@ -55,7 +54,7 @@ def _edit(
     hook = pipeline.transformer.register_forward_pre_hook(
         lambda _module, _inputs, named: calls.append(named), with_kwargs=True
     )
-    with step_cache(pipeline, edit.steps, 1) if plan.step_cache else nullcontext():
+    with acceleration.denoising(pipeline, plan, edit.steps, 1):
         latents = pipeline(
             image=edit.reference,
             prompt=edit.prompt,

@@ -9,9 +9,9 @@ from gpu_subject import Subject, Watch, now, relative_error, seconds_each
 from real_size import FULL, tflop_per_step
 from torch._dynamo.utils import counters
 
-from kontext.acceleration import is_computed
-from kontext.compile_cache import warm_up
 from kontext.mode import EXACT, Plan
+from kontext.step_cache import is_computed
+from kontext.warm_up import warm_up
 
 REPEAT = 3
 _SIDE = {"cuda": 8192, "cpu": 256}

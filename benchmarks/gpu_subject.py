@@ -116,9 +116,7 @@ class Subject:
 
     def ready(self, built: FluxKontextPipeline, plan: mode.Plan, compiled: bool) -> Editor:
         """Carry the plan out, as `kontext.model.load` does, and return the editor."""
-        built.transformer.reset_attention_backend()  # what another plan chose is process-wide
-        acceleration.quantise(built, plan, self.device)
-        acceleration.prepare(built.to(self.device), plan)
+        acceleration.prepare(built, plan, self.device)
         if compiled:
             torch.compiler.reset()
             acceleration.compile(built, self.backend)

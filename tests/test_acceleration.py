@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,21 +12,19 @@ from typing import Any
 import pytest
 import torch
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 from torch._dynamo.utils import counters
 from torchao.utils import TorchAOBaseTensor
 
-from kontext import acceleration, compile_cache, model, random_model
-from kontext.acceleration import is_computed, step_cache
+from kontext import acceleration, model, random_model
 from kontext.edit import Edit
 from kontext.editor import Editor
 from kontext.errors import Cancelled
 from kontext.mode import EXACT, Plan, Precision
 from kontext.model import Model
 from kontext.size import Size
+from kontext.warm_up import warm_up
 from kontext.weights import Weights
 
 HAS_FLOAT8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
@@ -50,28 +47,9 @@ each_mode = pytest.mark.parametrize(
 )
 
 
-class Line:
-    """A transformer whose output lies on a line over noise levels, another for each branch."""
-
-    def __init__(self, sigmas: list[float], branches: int) -> None:
-        self.scheduler = SimpleNamespace(sigmas=torch.tensor([*sigmas, 0.0]))
-        self.transformer = self
-        self.computed = 0
-        self.expected = [
-            torch.full((1, 2, 2), (branch + 1) * 10 - (2 * branch - 1) * sigma)
-            for sigma in sigmas
-            for branch in range(branches)
-        ]
-
-    def forward(self, call: int) -> tuple[torch.Tensor]:
-        self.computed += 1
-        return (self.expected[call],)
-
-
 def editor_for(plan: Plan) -> Editor:
     """Return an editor of the tiny pipeline, in bfloat16, as `plan` has it."""
     pipeline = random_model.pipeline().to(torch.bfloat16)
-    acceleration.quantise(pipeline, plan)
     acceleration.prepare(pipeline, plan)
     pipeline.set_progress_bar_config(disable=True)
     return Editor(Model(pipeline, "tiny", "none", plan), true_cfg_scale=2.5)
@@ -165,11 +143,11 @@ def test_a_cancelled_or_failed_job_leaves_no_trace(plan: Plan, last: int) -> Non
 
 @each_mode
 def test_a_lora_has_its_effect_in_every_mode(plan: Plan, tmp_path: Path) -> None:
-    """On each projection of attention by itself; unloaded, the picture is what it was."""
+    """Also on one part of a joint product; unloaded, the picture is what it was."""
     editor = editor_for(plan)
     before = done(editor, an_edit())
 
-    for layer in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.attn.to_v"):
+    for layer in ("transformer_blocks.0.attn.to_q", "single_transformer_blocks.0.proj_mlp"):
         write_lora(pipeline_of(editor), layer, tmp_path / "lora.safetensors")
         pipeline_of(editor).load_lora_weights(tmp_path, weight_name="lora.safetensors")
         with_lora = done(editor, an_edit())
@@ -188,19 +166,6 @@ def write_lora(pipeline: FluxKontextPipeline, layer: str, path: Path) -> None:
     save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, path)
 
 
-@each_mode
-def test_projections_are_never_fused(plan: Plan) -> None:
-    """A LoRA for their parts would be dropped without a word."""
-    attentions = [
-        layer
-        for name, layer in pipeline_of(editor_for(plan)).transformer.named_modules()
-        if name.endswith(".attn")
-    ]
-
-    assert len(attentions) == 2
-    assert not any(attention.fused_projections for attention in attentions)
-
-
 # --- Compiled
 
 
@@ -216,7 +181,7 @@ def test_after_the_warm_up_nothing_is_compiled_again(plan: Plan) -> None:
     """Whatever size, reference, prompt and negative prompt; `eager` traces as every backend."""
     editor = editor_for(plan)
     acceleration.compile(pipeline_of(editor), backend="eager")
-    compile_cache.warm_up(editor)
+    warm_up(editor)
     graphs = counters["stats"]["unique_graphs"]
 
     def serve() -> None:
@@ -263,17 +228,20 @@ def test_a_lora_has_its_effect_on_compiled_blocks(tmp_path: Path) -> None:
 def test_only_the_blocks_and_t5_are_quantised() -> None:
     """Embedders and the last projection meet every token; adaLN stays where memory allows."""
     fast, small = (pipeline_of(editor_for(plan)) for plan in (FAST, SMALL_FAST))
-    blocks = ("transformer_blocks.", "single_transformer_blocks.")
-    added = quantised(small.transformer) - quantised(fast.transformer)
+    linears = {
+        name
+        for name, layer in fast.transformer.named_modules()
+        if isinstance(layer, torch.nn.Linear) and "transformer_blocks." in name
+    }
+    modulation = {name for name in linears if ".norm" in name}
 
-    assert all(name.startswith(blocks) for name in quantised(small.transformer))
-    assert added == {
+    assert modulation == {
         "transformer_blocks.0.norm1.linear",
         "transformer_blocks.0.norm1_context.linear",
         "single_transformer_blocks.0.norm.linear",
     }
-    assert "single_transformer_blocks.0.proj_out" in quantised(fast.transformer)
-    assert len(quantised(fast.transformer)) == 12 + 5  # attention 8, two networks of 2; single 5
+    assert quantised(fast.transformer) == linears - modulation
+    assert quantised(small.transformer) == linears
     assert len(quantised(fast.text_encoder_2)) == 7  # attention 4, gated network 3
     assert quantised(fast.text_encoder) == quantised(fast.vae) == set()
 
@@ -377,8 +345,10 @@ def transformer() -> FluxTransformer2DModel:
 def error_of(precision: Precision, transformer: FluxTransformer2DModel) -> float:
     """Return the relative error of one step against float32."""
     lower = copy.deepcopy(transformer).to(torch.bfloat16)
-    pipeline = SimpleNamespace(transformer=lower, text_encoder_2=torch.nn.Module())
-    acceleration.quantise(pipeline, Plan(transformer=precision))
+    pipeline = SimpleNamespace(
+        transformer=lower, text_encoder_2=torch.nn.Module(), device=lower.device
+    )
+    acceleration.prepare(pipeline, Plan(transformer=precision))
     exact = a_step(transformer)
     return float((a_step(lower) - exact).norm() / exact.norm())
 
@@ -415,68 +385,3 @@ def test_fewer_bits_cost_more(transformer: FluxTransformer2DModel) -> None:
 def test_large_pictures_are_tiled_as_planned(tiled: bool) -> None:
     """And only then: where tiles meet they are blended."""
     assert pipeline_of(editor_for(replace(EXACT, tiled=tiled))).vae.use_tiling is tiled
-
-
-# --- Predicted
-
-
-def test_of_28_steps_13_are_computed() -> None:
-    """As in Replicate's worker: the first three, the last three, and one of three between."""
-    computed = [step for step in range(28) if is_computed(step, 28)]
-
-    assert computed == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 25, 26, 27]
-
-
-@given(st.integers(1, 50))
-def test_ends_are_computed_and_no_gap_is_longer_than_two(steps: int) -> None:
-    """A line needs two points, and holds for a while only."""
-    computed = [is_computed(step, steps) for step in range(steps)]
-
-    assert all(computed[:3])
-    assert all(computed[-3:])
-    assert not any(not any(computed[step : step + 3]) for step in range(steps - 2))
-
-
-@pytest.mark.parametrize("branches", [1, 2])
-def test_a_line_is_continued_exactly(branches: int) -> None:
-    """Over uneven noise levels, and each branch of guidance on its own."""
-    sigmas = [math.cos(step / 13) for step in range(20)]
-    line = Line(sigmas, branches)
-    with step_cache(line, 20, branches):
-        outputs = [line.forward(call)[0] for call in range(20 * branches)]
-
-    torch.testing.assert_close(outputs, line.expected)
-    assert line.computed == branches * sum(is_computed(step, 20) for step in range(20))
-
-
-@pytest.mark.parametrize(("negative_prompt", "calls"), [("", 13), ("a cat", 26)])
-def test_turbo_computes_half_of_the_steps_and_reports_them_all(
-    negative_prompt: str, calls: int
-) -> None:
-    """Progress, and so cancellation, goes on through those that are predicted."""
-    editor, computed = editor_for(TURBO), []
-    reported: list[int] = []
-    embedder = pipeline_of(editor).transformer.x_embedder
-    embedder.register_forward_hook(lambda *_: computed.append(1))
-    editor.edit(an_edit(steps=28, negative_prompt=negative_prompt), reported.append)
-
-    assert len(computed) == calls
-    assert reported == list(range(1, 29))
-
-
-def test_turbo_differs_from_fast_only_where_steps_are_predicted() -> None:
-    """An edit of few steps is computed whole."""
-    fast, turbo = editor_for(FAST), editor_for(TURBO)
-
-    assert done(turbo, an_edit(steps=6)) == done(fast, an_edit(steps=6))
-    assert done(turbo, an_edit(steps=28)) != done(fast, an_edit(steps=28))
-
-
-def test_nothing_is_predicted_outside() -> None:
-    """However the edit ended, the transformer is its own again."""
-    pipeline = pipeline_of(editor_for(TURBO))
-    with suppress(Cancelled), step_cache(pipeline, 28, 1):
-        assert "forward" in vars(pipeline.transformer)
-        raise Cancelled
-
-    assert "forward" not in vars(pipeline.transformer)

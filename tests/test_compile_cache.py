@@ -18,12 +18,13 @@ from pydantic import SecretStr
 
 from kontext import embedded_bucket, random_model
 from kontext.artefact_store import LARGEST, Directory, SignedStore, Store, Untrusted, at
-from kontext.compile_cache import CompileCache, identity, open_cache, warm_up
+from kontext.compile_cache import CompileCache, identity, open_cache
 from kontext.editor import Editor
 from kontext.errors import BootError, SettingsError
 from kontext.mode import Plan
 from kontext.model import Model
 from kontext.settings import Settings
+from kontext.warm_up import warm_up
 from tests.s3_server import Key, StrictServer, unused_port
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -47,19 +48,22 @@ from kontext.edit import Edit
 from kontext.editor import Editor
 from kontext import random_model
 from kontext.model import Model
+from kontext.mode import EXACT
 from kontext.size import Size
+from kontext.warm_up import warm_up
 
 def edit(width, height, reference, negative_prompt=""):
     size, picture = Size(width, height), Image.new("RGB", reference, "navy")
     return editor.edit(Edit("hat", negative_prompt, picture, size, 1, 2.5, 7), lambda _: None)
 
 model = Model(random_model.pipeline(), "random", "none")
+acceleration.prepare(model.pipeline, EXACT)
 acceleration.compile(model.pipeline)
 editor = Editor(model, 2.5)
 store = SignedStore(Directory(Path(sys.argv[1])), "the deployer's secret")
 cache = compile_cache.CompileCache(store, compile_cache.identity(model))
 loaded = cache.load()
-compile_cache.warm_up(editor)
+warm_up(editor)
 warm = dict(counters["stats"])
 saved = cache.save()
 edit(256, 256, (256, 256))  # as many tokens of pictures as of text

@@ -14,6 +14,10 @@ HEAVY = {"torch", "torchao", "diffusers", "transformers"}
 MAY_BE_HEAVY = {
     "model",
     "acceleration",
+    "attention",
+    "blocks",
+    "step_cache",
+    "transformer",
     "editor",
     "safety",
     "random_model",

@@ -1,5 +1,6 @@
 """Which mode a card gets, and which it is refused."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -33,15 +34,15 @@ def each(cards: list[Card]) -> pytest.MarkDecorator:
 @pytest.mark.parametrize(
     ("card", "mode", "products", "text_encoder", "attention"),
     [
-        pytest.param(RTX_4090, "fast", "float8", "int8 weights", "native", id="4090"),
-        pytest.param(A5000, "fast", "int8 weights", "int8 weights", "native", id="A5000"),
-        pytest.param(RTX_5090, "fast", "float8", "bfloat16", "_native_cudnn", id="5090"),
-        pytest.param(L40S, "fast", "float8", "bfloat16", "native", id="L40S"),
-        pytest.param(A6000, "exact", "bfloat16", "bfloat16", "native", id="A6000"),
-        pytest.param(A100, "exact", "bfloat16", "bfloat16", "native", id="A100"),
-        pytest.param(H100, "fast", "float8", "bfloat16", "_native_cudnn", id="H100"),
-        pytest.param(H200, "fast", "float8", "bfloat16", "_native_cudnn", id="H200"),
-        pytest.param(B200, "fast", "float8", "bfloat16", "_native_cudnn", id="B200"),
+        pytest.param(RTX_4090, "fast", "float8", "int8 weights", "torch", id="4090"),
+        pytest.param(A5000, "fast", "int8 weights", "int8 weights", "torch", id="A5000"),
+        pytest.param(RTX_5090, "fast", "float8", "bfloat16", "torch", id="5090"),
+        pytest.param(L40S, "fast", "float8", "bfloat16", "torch", id="L40S"),
+        pytest.param(A6000, "exact", "bfloat16", "bfloat16", "torch", id="A6000"),
+        pytest.param(A100, "exact", "bfloat16", "bfloat16", "torch", id="A100"),
+        pytest.param(H100, "fast", "float8", "bfloat16", "cudnn", id="H100"),
+        pytest.param(H200, "fast", "float8", "bfloat16", "cudnn", id="H200"),
+        pytest.param(B200, "fast", "float8", "bfloat16", "torch", id="B200"),
     ],
 )
 def test_auto_takes_the_quickest_mode_that_stays_close_to_exact(
@@ -156,3 +157,13 @@ def test_what_is_quantised_takes_less(smaller: Plan) -> None:
 def test_large_pictures_are_decoded_in_tiles_where_memory_is_short(card: Card, tiled: bool) -> None:
     """Where it is not, in one piece, without seams."""
     assert choose("auto", card).tiled is tiled
+
+
+def test_flash_attention_3_is_taken_where_it_is_installed_and_made_for() -> None:
+    """On Hopper, in every mode; never in float8 unless a plan is made to say so."""
+    modes: list[Mode] = list(get_args(Mode))
+    with_it = [choose(mode, replace(H100, has_flash_attention_3=True)) for mode in modes]
+
+    assert {plan.attention for plan in with_it} == {"flash 3"}
+    assert {plan.float8_attention for plan in with_it} == {None}
+    assert choose("exact", replace(B200, has_flash_attention_3=True)).attention == "torch"

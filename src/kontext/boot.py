@@ -137,6 +137,7 @@ class Boot:
         A stand-in on a laptop is not compiled: that takes a minute of C++.
         """
         from kontext import acceleration, compile_cache
+        from kontext.warm_up import warm_up
 
         identity = compile_cache.identity(loaded)
         place, secret = self._settings.compile_cache, self._settings.compile_cache_secret
@@ -145,7 +146,7 @@ class Boot:
         if cache:
             cache.load()
         began = time.monotonic()
-        compile_cache.warm_up(editor)
+        warm_up(editor)
         log.info("compiled and warmed up in %.1f s", time.monotonic() - began)
         if cache:
             cache.save()

@@ -13,29 +13,16 @@ from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 
 import torch
-from PIL import Image
 from pydantic import SecretStr
 
 from kontext.artefact_store import SignedStore, at
-from kontext.edit import Edit
-from kontext.editor import Editor
-from kontext.errors import BootError, OutOfMemory
 from kontext.model import Model
 from kontext.settings import Settings
-from kontext.size import Size
 
 log = logging.getLogger("kontext")
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise it when what is kept changes its meaning."""
-
-# 384 tokens of the picture and 256 of the reference make 640, beside 512 of text: sizes that are
-# equal at the first compilation would be taken to be equal for ever, and compiled again.
-_SIZE = Size(256, 384)
-_REFERENCE = (256, 256)
-
-_USUAL = Size(1024, 1024)
-"""The documented default. Its first edit would otherwise pay for memory and for cuDNN's plans."""
 
 
 class CompileCache:
@@ -121,36 +108,6 @@ def identity(model: Model) -> str:
         "device": _device_name(model.pipeline.device),
     }
     return json.dumps(facts, sort_keys=True)
-
-
-def warm_up(editor: Editor) -> None:
-    """Run small edits, which compile for every size (see `_SIZE`), and usual ones.
-
-    Raises:
-        BootError: The card cannot hold a usual edit.
-    """
-    usual = (_USUAL.width, _USUAL.height)
-    try:
-        for size, reference in (_SIZE, _REFERENCE), (_USUAL, usual):
-            for negative_prompt in "", "a cat":
-                editor.edit(_an_edit(size, reference, negative_prompt), lambda _: None)
-    except OutOfMemory as error:
-        raise BootError(
-            f"this GPU cannot hold an edit of {_USUAL} with MODE={editor.mode}; "
-            "choose a larger one, or a mode that takes less"
-        ) from error
-
-
-def _an_edit(size: Size, reference: tuple[int, int], negative_prompt: str) -> Edit:
-    return Edit(
-        prompt="",
-        negative_prompt=negative_prompt,
-        reference=Image.new("RGB", reference),
-        size=size,
-        steps=1,
-        guidance=2.5,
-        seed=0,
-    )
 
 
 def _version(package: str) -> str:

@@ -4,12 +4,11 @@ Synchronous; it runs where it is called and knows nothing of jobs, queues or fil
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from PIL import Image
 
-from kontext.acceleration import step_cache
+from kontext import acceleration
 from kontext.edit import Edit
 from kontext.errors import OutOfMemory
 from kontext.model import Model
@@ -27,7 +26,7 @@ class Editor:
         self.model = model.name
         self.revision = model.revision
         self.mode = model.plan.mode
-        self._predicts_steps = model.plan.step_cache
+        self._plan = model.plan
         self._pipeline = model.pipeline
         self._true_cfg_scale = true_cfg_scale
 
@@ -43,7 +42,7 @@ class Editor:
             OutOfMemory: The edit does not fit into the GPU's memory.
         """
         try:
-            with self._step_cache(edit):
+            with acceleration.denoising(self._pipeline, self._plan, edit.steps, _branches(edit)):
                 pixels = self._pixels(edit, on_step)
         except torch.OutOfMemoryError:
             pixels = None
@@ -82,15 +81,15 @@ class Editor:
         pixels: torch.Tensor = levels.cpu()
         return pixels
 
-    def _step_cache(self, edit: Edit) -> AbstractContextManager[None]:
-        if not self._predicts_steps:
-            return nullcontext()
-        return step_cache(self._pipeline, edit.steps, branches=2 if _guided(edit) else 1)
-
 
 def _guided(edit: Edit) -> bool:
-    """Tell whether the transformer is called twice a step."""
+    """Tell whether the edit has true classifier-free guidance."""
     return bool(edit.negative_prompt.strip())
+
+
+def _branches(edit: Edit) -> int:
+    """Return how often the transformer is called a step."""
+    return 2 if _guided(edit) else 1
 
 
 def _callback(

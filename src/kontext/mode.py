@@ -24,7 +24,10 @@ Precision = Literal["bfloat16", "float8", "int8", "float8 weights", "int8 weight
 """Of a linear layer. `float8` and `int8` also quantise what enters it, anew at each call, and
 multiply in 8 bits; with `... weights` only what is stored is smaller. Scales belong to rows."""
 
-Attention = Literal["native", "_native_cudnn"]
+Attention = Literal["torch", "cudnn", "flash 3"]
+"""Of a block, in bfloat16: the kernel that torch chooses by itself, cuDNN's, FlashAttention 3."""
+
+Float8Attention = Literal["flash 3 float8"]
 
 BYTES: dict[Precision, int] = {
     "bfloat16": 2,
@@ -57,18 +60,23 @@ bfloat16. A card with less to spare decodes what is larger than 1024 pixels in t
 _BFLOAT16 = (8, 0)
 _FLOAT8 = (8, 9)
 """The compute capabilities from which a card computes in them."""
-_CUDNN_ATTENTION = (9, 0)
-"""That from which cuDNN's attention is the quickest that torch has in bfloat16: what torch takes by
-itself, FlashAttention 2, was written for the cards before."""
+_HOPPER = 9
+"""The major compute capability for which there are kernels of attention that beat FlashAttention 2,
+which torch takes by itself: version 3, and cuDNN's. On newer cards cuDNN's was published as quicker
+and as slower."""
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A GPU: its name, its memory in bytes and its compute capability."""
+    """A GPU: its name, its memory in bytes and its compute capability.
+
+    And whether FlashAttention 3 is installed for it.
+    """
 
     name: str
     memory: int
     capability: tuple[int, int]
+    has_flash_attention_3: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +90,9 @@ class Plan:
             see one vector where the others see thousands, and an error there shifts every token.
         text_encoder: Of T5's linears.
         step_cache: Whether some steps are predicted.
-        attention: The backend of diffusers.
+        attention: The kernel of attention, in bfloat16.
+        float8_attention: The kernel of all but the outer blocks, if they attend in float8. No
+            mode has it yet: the benchmark measures what it gains and costs.
         tiled: Whether large pictures are decoded in tiles.
         streamed: Whether the bfloat16 weights do not fit the card, so that each layer must be
             quantised on its way there.
@@ -93,7 +103,8 @@ class Plan:
     modulation: Precision = "bfloat16"
     text_encoder: Precision = "bfloat16"
     step_cache: bool = False
-    attention: Attention = "native"
+    attention: Attention = "torch"
+    float8_attention: Float8Attention | None = None
     tiled: bool = False
     streamed: bool = False
 
@@ -164,7 +175,9 @@ def _plans(mode: Mode, card: Card) -> Iterator[Plan]:
 
 
 def _attention(card: Card) -> Attention:
-    return "_native_cudnn" if card.capability >= _CUDNN_ATTENTION else "native"
+    if card.capability[0] != _HOPPER:
+        return "torch"
+    return "flash 3" if card.has_flash_attention_3 else "cudnn"
 
 
 def _products(card: Card, streamed: bool) -> Precision:

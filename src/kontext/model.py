@@ -7,7 +7,7 @@ from diffusers import FluxKontextPipeline
 from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
-from kontext import __version__, acceleration, stand_in
+from kontext import __version__, acceleration, attention, stand_in
 from kontext.errors import BootError
 from kontext.mode import EXACT, Card, Plan
 from kontext.weights import Weights
@@ -35,7 +35,12 @@ def card() -> Card:
             "(or ask for the stand-in by name: STAND_IN=model)"
         )
     properties = torch.cuda.get_device_properties(0)
-    return Card(properties.name, properties.total_memory, (properties.major, properties.minor))
+    return Card(
+        properties.name,
+        properties.total_memory,
+        (properties.major, properties.minor),
+        attention.has_flash_attention_3(),
+    )
 
 
 def hide_progress_bars() -> None:
@@ -70,10 +75,7 @@ def load(
         )
     except (OSError, ValueError, KeyError) as error:
         raise BootError(f"the weights in {weights.path} are incomplete or damaged") from error
-    acceleration.quantise(pipeline, plan, device)
-    if plan.streamed:
-        pipeline.to(device)
-    acceleration.prepare(pipeline, plan)
+    acceleration.prepare(pipeline, plan, device if plan.streamed else None)
     return Model(pipeline, name, weights.revision, plan)
 
 
