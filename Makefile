@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 
-.PHONY: run serve test lint format docs lock stand-in image-check clean help
+.PHONY: run serve test lint format docs lock stand-in codegen-check image-check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -48,8 +48,16 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
 	$(BIN)/python builder/stand_in/train.py
 
-image-check:  ## build the image's steps without a registry (Debian, root, buildah)
+codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (6 GB, 20 min)
+	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
+
+image-check: codegen-check  ## build the image's steps without a registry (Debian, root, buildah)
 	builder/image-check.sh
+
+.venv-cuda/installed: $(VENV)/installed
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-cuda
+	$(BIN)/uv pip install --quiet --python .venv-cuda/bin/python -r builder/requirements.txt
+	@touch $@
 
 $(VENV)/installed: pyproject.toml builder/requirements.txt builder/requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11+ is needed")'
@@ -66,4 +74,4 @@ $(VENV)/installed: pyproject.toml builder/requirements.txt builder/requirements-
 	@touch $@
 
 clean:  ## remove what was installed and built
-	rm -rf .venv .venv-s3 build output
+	rm -rf .venv .venv-s3 .venv-cuda build output

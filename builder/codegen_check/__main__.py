@@ -1,0 +1,149 @@
+"""Compiles the transformer's blocks for every card and plan, on a machine that has no GPU.
+
+    make codegen-check
+
+Prints the kernels that one block launches, before (diffusers' own) and after, and the bytes that
+spill from registers. Fails if anything cannot be compiled, if a graph breaks, or if a kind of
+block needs more than one graph. Says nothing of time or of numbers: nothing is run.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import chain
+from typing import Any, NamedTuple, get_args
+
+from codegen_check.cards import CARDS
+from kontext import mode
+from kontext.errors import BootError
+from kontext.mode import EXACT, Card, Plan
+
+_COLUMNS = "{:7} {:14} {:14} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}"
+
+
+class Case(NamedTuple):
+    """What is compiled: a plan as far as the blocks depend on it."""
+
+    capability: str
+    plan: Plan
+
+    @property
+    def graphs(self) -> int:
+        """One for each kind of block and of attention."""
+        return 4 if self.plan.float8_attention else 2
+
+    @property
+    def name(self) -> str:
+        """How a message names it."""
+        attention = self.plan.float8_attention or self.plan.attention
+        return f"{self.capability}, {self.plan.transformer}, attention {attention}"
+
+
+def cases() -> list[Case]:
+    """Return every case that `kontext.mode` can come to on the cards, each once."""
+    return list(dict.fromkeys(chain.from_iterable(_of_card(each) for each in CARDS)))
+
+
+def _of_card(capability: str) -> Iterator[Case]:
+    """Yield the cases of a card; with little memory; with FlashAttention 3; in float8."""
+    properties = CARDS[capability]
+    card = Card(properties.name, properties.total_memory, (properties.major, properties.minor))
+    for each in card, replace(card, memory=24 * 10**9), replace(card, has_flash_attention_3=True):
+        for plan in _plans(each):
+            yield Case(capability, plan)
+            if plan.attention == "flash 3" and plan.transformer == "float8":
+                yield Case(capability, replace(plan, float8_attention="flash 3 float8"))
+
+
+def _plans(card: Card) -> Iterator[Plan]:
+    """Yield the plans of all modes, without what the blocks do not depend on."""
+    for name in get_args(mode.Mode):
+        with suppress(BootError):
+            plan = mode.choose(name, card)
+            yield replace(EXACT, transformer=plan.transformer, attention=plan.attention)
+
+
+def compiled(case: Case, whose: str) -> dict[str, Any] | str:
+    """Return what was counted, or why it could not be compiled."""
+    command = [sys.executable, "-m", "codegen_check.blocks", case.capability]
+    done = subprocess.run(
+        [*command, json.dumps(asdict(case.plan)), whose],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return done.stderr.strip()[-3000:]
+    counted: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return counted
+
+
+def launches(counted: dict[str, Any] | str, block: str) -> str:
+    """Return how many kernels one block launches."""
+    return "fails" if isinstance(counted, str) else str(sum(counted["launches"][block].values()))
+
+
+def report(case: Case, ours: dict[str, Any] | str, theirs: dict[str, Any] | str) -> bool:
+    """Print one line; tell whether all is well."""
+    print(
+        _COLUMNS.format(
+            case.capability,
+            case.plan.transformer,
+            case.plan.float8_attention or case.plan.attention,
+            launches(theirs, "double"),
+            launches(ours, "double"),
+            launches(theirs, "single"),
+            launches(ours, "single"),
+            "" if isinstance(ours, str) else ours["kernels"],
+            "" if isinstance(ours, str) else ours["spilled"],
+        ),
+        flush=True,
+    )
+    if isinstance(ours, str):
+        print(f"{case.name}:\n{ours}", file=sys.stderr)
+        return False
+    if ours["graphs"] != case.graphs:
+        print(f"{case.name}: {ours['graphs']} graphs instead of {case.graphs}", file=sys.stderr)
+        return False
+    return True
+
+
+def main() -> None:
+    """Check what the command line names."""
+    parser = argparse.ArgumentParser(prog="make codegen-check", description=__doc__)
+    parser.add_argument("cards", nargs="*", metavar="CARD", help=", ".join(CARDS))
+    chosen = parser.parse_args().cards or list(CARDS)
+    todo = [case for case in cases() if case.capability in chosen]
+    print(
+        _COLUMNS.format("", "", "", "kernels", "a double", "kernels", "a single", "Triton", "bytes")
+    )
+    print(
+        _COLUMNS.format(
+            "card",
+            "blocks",
+            "attention",
+            "before",
+            "after",
+            "before",
+            "after",
+            "kernels",
+            "spilled",
+        )
+    )
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        counted = [
+            (case, pool.submit(compiled, case, "ours"), pool.submit(compiled, case, "diffusers"))
+            for case in todo
+        ]
+        results = [report(case, ours.result(), theirs.result()) for case, ours, theirs in counted]
+    sys.exit(not all(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""The transformer's blocks for one plan on one card -> machine code, and what was counted.
+
+    python -m codegen_check.blocks sm_90 '{"transformer": "float8"}' ours
+
+prints one line of JSON; with `diffusers` for `ours`, that of the library's own blocks, whose
+kernels are counted but not compiled. A process of its own, for torchao and torch have settings of
+the whole process.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import torch
+import triton.backends.nvidia
+from diffusers import FluxTransformer2DModel
+from torch import nn
+from torch._dynamo.utils import counters
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.graph import GraphLowering
+from torch.nn import functional
+
+from codegen_check.cards import CARDS
+from codegen_check.pretend import card
+from kontext import acceleration, attention
+from kontext.mode import Plan
+
+IMAGE_TOKENS = 2 * 1024 * 1024 // 256
+"""Of a result and a reference of 1024 * 1024."""
+PROMPT_TOKENS = 512
+
+_BLOCKS = acceleration.OUTER_BLOCKS + 1
+"""Of each kind; so one of each is an inner one, which may attend in float8."""
+
+_TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
+
+
+class Count:
+    """Counts what is generated: kernels of each kind of block, and bytes that ptxas spills."""
+
+    def __init__(self) -> None:
+        self.spilled: dict[str, int] = {}
+        """Bytes, by kernel, of its configuration that spills least: the one that torch takes."""
+        self.launches: dict[str, dict[str, int]] = {}
+        self._block = ""
+
+    def compile(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor], **_: object) -> Any:  # noqa: ANN401
+        """Compile a graph, which is one kind of block, and go on with fake tensors."""
+        has_text_of_its_own = any("context" in node.name for node in graph.graph.nodes)
+        self._block = "double" if has_text_of_its_own else "single"
+        compile_fx(graph, inputs, config_patches=acceleration.INDUCTOR_OPTIONS)
+        return graph.forward
+
+    def code(self, code: str) -> None:
+        """Count the launches in the code that was generated for a graph."""
+        body = code[code.index("def call(") :]
+        self.launches[self._block] = {
+            "triton": len(re.findall(r"\btriton_\w+\.run\(", body)),
+            "products": len(re.findall(r"extern_kernels\.\w*mm\w*\(|aten\.\w*mm\w*\.\w+\(", body)),
+            "attention": len(re.findall(r"_attention\.default\(|_float8\.default\(", body)),
+        }
+
+    def kernel(self, kernel: Any) -> None:  # noqa: ANN401
+        """Assemble a Triton kernel once more, for what the assembler says of it."""
+        spilled, name = _spilled_bytes(kernel.asm["ptx"]), kernel.metadata.name
+        self.spilled[name] = min(spilled, self.spilled.get(name, spilled))
+
+
+def _spilled_bytes(ptx: str) -> int:
+    architecture = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
+    assert architecture is not None  # noqa: S101 - the first lines of every PTX file
+    tool = "ptxas-blackwell" if int(architecture[2]) >= 100 else "ptxas"  # noqa: PLR2004
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        said = subprocess.run(
+            [_TOOLS / tool, "-v", f"--gpu-name={architecture[1]}", file.name, "-o", "/dev/null"],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stderr
+    return sum(int(count) for count in re.findall(r"(\d+) bytes spill stores", said))
+
+
+def transformer() -> FluxTransformer2DModel:
+    """Build the real configuration, with few blocks of each kind, in bfloat16 on the card."""
+    with torch.device("meta"):
+        built = FluxTransformer2DModel(
+            num_layers=_BLOCKS, num_single_layers=_BLOCKS, guidance_embeds=True
+        )
+    for layer in built.modules():
+        for name, weight in layer.named_parameters(recurse=False):
+            empty = torch.empty(weight.shape, dtype=torch.bfloat16, device="cuda")
+            setattr(layer, name, nn.Parameter(empty, requires_grad=False))
+    return built.eval()
+
+
+def compile_ours(built: FluxTransformer2DModel, plan: Plan, backend: Callable[..., Any]) -> None:
+    """Prepare and compile as the worker does."""
+    pipeline: Any = SimpleNamespace(
+        transformer=built, text_encoder_2=nn.Module(), device=torch.device("cpu")
+    )
+    acceleration.prepare(pipeline, plan)
+    acceleration.compile(pipeline, backend)
+
+
+def compile_diffusers(
+    built: FluxTransformer2DModel, plan: Plan, backend: Callable[..., Any]
+) -> None:
+    """Quantise and compile the library's blocks."""
+    if plan.attention == "cudnn":
+        built.set_attention_backend("_native_cudnn")
+    for blocks in built.transformer_blocks, built.single_transformer_blocks:
+        for name, layer in blocks.named_modules():
+            if isinstance(layer, nn.Linear) and ".norm" not in name:
+                acceleration.quantise(layer, plan.transformer)
+    built.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
+
+
+def a_step(built: FluxTransformer2DModel) -> None:
+    """Call it as the pipeline does."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device="cuda")
+
+    with torch.no_grad():
+        built(
+            hidden_states=empty(1, IMAGE_TOKENS, 64),
+            encoder_hidden_states=empty(1, PROMPT_TOKENS, 4096),
+            pooled_projections=empty(1, 768),
+            timestep=empty(1),
+            guidance=empty(1, dtype=torch.float32),
+            img_ids=empty(IMAGE_TOKENS, 3, dtype=torch.float32),
+            txt_ids=empty(PROMPT_TOKENS, 3, dtype=torch.float32),
+            return_dict=False,
+        )
+
+
+def _attention(plan: Plan) -> Callable[..., torch.Tensor]:
+    """Return what torch's function comes to on a card; here it would ask the missing driver."""
+    aten = torch.ops.aten
+
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **_: object
+    ) -> torch.Tensor:
+        if plan.attention == "cudnn":
+            attended = aten._scaled_dot_product_cudnn_attention(query, key, value, None, False)
+        else:
+            attended = aten._scaled_dot_product_flash_attention(query, key, value)
+        return attended[0]  # type: ignore[no-any-return]
+
+    return attend
+
+
+def check(capability: str, plan: Plan, whose: str) -> dict[str, Any]:
+    """Return what was counted.
+
+    Raises:
+        Exception: What torch, Triton or ptxas cannot compile; a graph break.
+    """
+    count = Count()
+    real = GraphLowering.compile_to_module
+
+    def compile_to_module(graph: GraphLowering) -> Any:  # noqa: ANN401
+        module = real(graph)
+        assert module.__file__ is not None  # noqa: S101
+        count.code(Path(module.__file__).read_text())
+        return module
+
+    with (
+        card(CARDS[capability], count.kernel if whose == "ours" else None),
+        mock.patch.object(GraphLowering, "compile_to_module", compile_to_module),
+        mock.patch.object(attention, "activate_flash_attention_impl"),
+        mock.patch.object(functional, "scaled_dot_product_attention", _attention(plan)),
+    ):
+        built = transformer()
+        (compile_ours if whose == "ours" else compile_diffusers)(built, plan, count.compile)
+        a_step(built)
+    return {
+        "launches": count.launches,
+        "graphs": counters["stats"]["unique_graphs"],
+        "kernels": len(count.spilled),
+        "spilled": sum(count.spilled.values()),
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(check(sys.argv[1], Plan(**json.loads(sys.argv[2])), sys.argv[3])))
