@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from kontext import errors
+from kontext.data_url import MEGABYTE
 from kontext.decode import (
     FORMATS,
     LONGEST_SIDE,
@@ -18,7 +19,7 @@ from kontext.decode import (
 from kontext.mode import Card, choose, holdable, peak, weights
 from kontext.request import LONGEST_PROMPT, EditRequest
 from kontext.settings import DEFAULT_SIDES, Settings
-from kontext.source import MEGABYTE, FetchLimits, address_policy
+from kontext.source import FetchLimits, address_policy
 
 
 def contract() -> str:
