@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from pydantic import SecretStr
 
+from kontext import __version__
 from kontext.artefact_store import SignedStore, at
 from kontext.edit import Edit
 from kontext.editor import Editor
@@ -110,6 +111,7 @@ def identity(model: Model) -> str:
     """
     facts = {
         "format": _FORMAT,
+        "kontext": __version__,
         "model": model.name,
         "revision": model.revision,
         "plan": asdict(model.plan),
