@@ -22,7 +22,7 @@ from urllib.parse import quote_from_bytes
 import pytest
 from ssrfguard import Policy
 
-from kontext.decode import Decoders
+from kontext.decoders import Decoders
 from kontext.errors import SourceError
 from kontext.settings import Settings
 from kontext.source import FetchLimits, Source, address_policy

@@ -8,6 +8,7 @@ picture is `kontext.decode`'s business.
 import asyncio
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -30,7 +31,7 @@ from ssrfguard.httpx import AsyncClient
 
 from kontext import __version__, data_url
 from kontext.data_url import MEGABYTE
-from kontext.decode import decode_apart
+from kontext.decoders import MOST_AT_ONCE, decode_apart
 from kontext.errors import FetchError
 from kontext.settings import Settings
 
@@ -101,6 +102,8 @@ class Source:
         self._limits = limits
         self._resolver = unknown_as_private(resolver or socket.getaddrinfo)
         self._decode = decode
+        # Of its own: asyncio's few threads would all wait for slow pictures.
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "decode")
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def picture(self, url: str, pixels: int | None = None) -> Image.Image:
@@ -114,7 +117,9 @@ class Source:
             FetchError: The URL is not allowed, or its body could not be had within the limits.
             DecodeError: Its body is not an acceptable picture.
         """
-        return await asyncio.to_thread(self._decode, await self.content(url), pixels)
+        content = await self.content(url)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._decode, content, pixels)
 
     async def content(self, url: str) -> bytes:
         """Return what is behind an http(s) or data URL.
