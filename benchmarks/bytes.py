@@ -28,7 +28,7 @@ from PIL import Image
 from ssrfguard import Policy
 
 from kontext import embedded_bucket, reference
-from kontext.decode import MOST_PICTURES, decode_apart
+from kontext.decoders import MOST_PICTURES, decode_apart
 from kontext.output import Provenance, encode
 from kontext.settings import Settings
 from kontext.size import Size

@@ -7,18 +7,19 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from kontext import errors
+from kontext.data_url import MEGABYTE
 from kontext.decode import (
     FORMATS,
     LONGEST_SIDE,
     MOST_MEGAPIXELS,
-    MOST_SCANS,
-    MOST_SECONDS,
     SHORTEST_SIDE,
 )
+from kontext.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
+from kontext.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
 from kontext.mode import Card, choose, holdable, peak, weights
 from kontext.request import LONGEST_PROMPT, EditRequest
 from kontext.settings import DEFAULT_SIDES, Settings
-from kontext.source import MEGABYTE, FetchLimits, address_policy
+from kontext.source import FetchLimits, address_policy
 
 
 def contract() -> str:
@@ -92,7 +93,14 @@ def limits() -> str:
         ("Input area", f"{MOST_MEGAPIXELS} megapixels"),
         ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, {fetch.seconds} s in all"),
         ("Decoding", f"{MOST_SECONDS} s"),
-        ("Scans of a JPEG", str(MOST_SCANS)),
+        ("Reading header and metadata", f"{OPENING_SECONDS:g} s of a core"),
+        (
+            "Decoding pixels",
+            f"{_pixel_seconds(0):g} s of a core, and {_pixel_seconds(1) - _pixel_seconds(0):g} s "
+            "for each megapixel",
+        ),
+        ("Scans, other segments of a JPEG", f"{MOST_SCANS}, {MOST_SEGMENTS:,}"),
+        ("Chunks of a PNG", f"{MOST_CHUNKS:,}"),
         ("Redirects", str(policy.max_redirects)),
         ("Ports of URLs", ", ".join(map(str, sorted(policy.allowed_ports)))),
     ]
@@ -116,6 +124,10 @@ def _range(field: FieldInfo) -> str:
         return ""
     highest = limits[Le].le
     return f" {limits[Ge].ge} to {'2^63-1' if highest == 2**63 - 1 else highest}."
+
+
+def _pixel_seconds(megapixels: int) -> float:
+    return pixel_seconds(megapixels * 1000, 1000)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -77,9 +77,18 @@ def jpeg_segment(marker: int, data: bytes) -> bytes:
     return struct.pack(">BBH", 0xFF, marker, len(data) + 2) + data
 
 
-def exif_bomb() -> bytes:
-    """Return a JPEG of 5 MB whose half a million EXIF segments cost Pillow quadratic time."""
-    return jpeg_with_segments(jpeg_segment(0xE1, b"Exif\0\0\0"), 450_000)
+def png_with_chunks(chunks: bytes) -> bytes:
+    """Return a PNG with those chunks before its pixels."""
+    png = encoded(plain(), "PNG")
+    header = png.index(b"IDAT") - 4
+    return png[:header] + chunks + png[header:]
+
+
+def gif_bomb() -> bytes:
+    """Return a GIF with 20 MB of nothing before its picture, which Pillow reads byte by byte."""
+    gif = encoded(plain(), "GIF")
+    picture = gif.index(b",\0\0\0\0")
+    return gif[:picture] + bytes(19_000_000) + gif[picture:]
 
 
 def srgb_profile() -> bytes:

@@ -284,6 +284,43 @@ def test_a_pipe_in_its_place_does_not_hang_the_boot(volume: Volume) -> None:
     assert volume.cache().load() is False
 
 
+def test_a_pipe_that_takes_its_place_while_it_is_read_does_not_hang_the_boot(
+    volume: Volume,
+) -> None:
+    """Of a path that was a file a moment ago, too, only a plain file is read."""
+    path, spare = volume.file, volume.path.parent / "spare"
+    signed, swapping = path.read_bytes(), threading.Event()
+
+    def swap() -> None:
+        while swapping.is_set():
+            os.mkfifo(spare)
+            spare.replace(path)
+            spare.write_bytes(signed)
+            spare.replace(path)
+
+    def read() -> None:
+        for _ in range(3000):
+            volume.signed().read(KEY)
+
+    swapping.set()
+    swapper, reader = (threading.Thread(target=work, daemon=True) for work in (swap, read))
+    swapper.start()
+    reader.start()
+    reader.join(20)
+    swapping.clear()
+
+    assert not reader.is_alive()
+
+
+def test_an_earlier_artefact_of_the_same_key_is_accepted(volume: Volume) -> None:
+    """The limit that the README names: a signature tells who and for what, not when."""
+    earlier = volume.file.read_bytes()
+    volume.signed().write(KEY, b"compiled since")
+    volume.file.write_bytes(earlier)
+
+    assert volume.signed().read(KEY) == ARTEFACT
+
+
 @pytest.mark.usefixtures("compiled")
 def test_what_is_not_signed_never_reaches_torch(
     volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """Runpod's Hub: its two files have the documented form and say what the settings say."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -7,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kontext.boot import Boot
-from kontext.mode import Card, Mode, choose
+from kontext.mode import Card, Mode, choose, holdable
 from kontext.progress import Progress
 from kontext.request import EditRequest, unknown_keys
 from kontext.settings import Settings
@@ -16,8 +17,19 @@ from kontext.worker import Job
 
 ROOT = Path(__file__).parent.parent
 
-POOLS = {"ADA_48_PRO": 48, "AMPERE_48": 48, "AMPERE_80": 80, "ADA_80_PRO": 80, "HOPPER_141": 141}
-"""Runpod's GPU pools that are named in the file, and the GB of their smallest card."""
+GIB = 1 << 30
+POOLS = {
+    "ADA_24": (24, Card("RTX 4090", int(23.5 * GIB), (8, 9))),
+    "AMPERE_24": (24, Card("L4 or A5000", int(22.0 * GIB), (8, 6))),
+    "ADA_32_PRO": (32, Card("RTX 5090", int(31.3 * GIB), (12, 0))),
+    "ADA_48_PRO": (48, Card("L40S", int(44.4 * GIB), (8, 9))),
+    "AMPERE_48": (48, Card("A40", int(44.4 * GIB), (8, 6))),
+    "AMPERE_80": (80, Card("A100", int(79.2 * GIB), (8, 0))),
+    "ADA_80_PRO": (80, Card("H100", int(79.2 * GIB), (9, 0))),
+    "HOPPER_141": (141, Card("H200", int(139.8 * GIB), (9, 0))),
+}
+"""Runpod's GPU pools: the GB that it names, and the least of its cards: smallest memory as torch
+reports it, oldest capability."""
 
 NOT_OFFERED = {
     "fetch_allowed_networks": "for development",
@@ -165,12 +177,29 @@ def test_the_form_admits_no_number_that_the_setting_refuses(
     assert getattr(Settings.load(), key.lower()) == limit
 
 
-def test_every_gpu_offered_holds_every_mode() -> None:
-    """The form may offer each, for the smallest card of each pool suffices, of whatever age."""
-    smallest = min(POOLS[pool] for pool in HUB.config.gpuIds.split(","))
-    card = Card("the smallest", int(smallest * 1e9), (8, 0))
+OFFERED = HUB.config.gpuIds.split(",")
 
-    assert [choose(mode, card).mode for mode in get_args(Mode)] == list(get_args(Mode))
+
+def test_every_size_of_card_that_the_readme_names_is_offered() -> None:
+    """Its table of cards, and the form that rents them, begin at 24 GB."""
+    named = re.findall(r"^\| (\d+) GB", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+    assert list(POOLS) == OFFERED
+    assert {int(size) for size in named} == {min(size, 80) for size, _ in POOLS.values()}
+
+
+@pytest.mark.parametrize("pool", OFFERED)
+def test_every_gpu_offered_holds_the_modes_that_the_form_promises(pool: str) -> None:
+    """All but those whose label asks for more memory; the default is held by all."""
+    size, card = POOLS[pool]
+    mode = INPUTS["MODE"]
+    assert mode is not None
+    assert choose("auto", card).mode in get_args(Mode)
+    for option in mode.options:
+        least = re.search(r"\((\d+) GB or more\)", option.label)
+        if option.value in get_args(Mode):
+            promised = least is None or size >= int(least[1])
+            assert (option.value in holdable(card)) == promised, option.label
 
 
 def test_hosts_have_the_driver_that_torch_needs() -> None:

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import quote_from_bytes
@@ -21,7 +22,7 @@ from urllib.parse import quote_from_bytes
 import pytest
 from ssrfguard import Policy
 
-from kontext.decode import Decoders
+from kontext.decoders import Decoders
 from kontext.errors import SourceError
 from kontext.settings import Settings
 from kontext.source import FetchLimits, Source, address_policy
@@ -69,8 +70,9 @@ async def server() -> AsyncIterator[HostileServer]:
 
 
 def admitting(server: HostileServer, *networks: str) -> Policy:
-    """Return a policy that admits those networks, and the server's port."""
-    return Policy(
+    """Return production's policy, which also admits those networks, and the server's port."""
+    return replace(
+        address_policy(Settings.load()),
         allowed_networks=tuple(ip_network(network) for network in networks),
         allowed_ports=frozenset({80, 443, server.port}),
     )
@@ -414,6 +416,7 @@ PRIVATE = {
     "carrier-grade NAT": "100.64.0.1",
     "Alibaba metadata": "100.100.100.200",
     "Oracle metadata": "192.0.0.192",
+    "Azure's platform": "168.63.129.16",
     "benchmarks": "198.18.0.1",
     "documentation": "203.0.113.1",
     "multicast": "224.0.0.1",
@@ -426,6 +429,7 @@ PRIVATE = {
     "IPv4-compatible": "::127.0.0.1",
     "NAT64": "64:ff9b::7f00:1",
     "NAT64 metadata": "64:ff9b::169.254.169.254",
+    "NAT64 of Azure's platform": "64:ff9b::168.63.129.16",
     "local NAT64": "64:ff9b:1::7f00:1",
     "6to4": "2002:7f00:1::",
     "6to4 of a private address": "2002:a00:1::1",

@@ -15,6 +15,7 @@ from kontext.weights import Weights
 from tests.test_editor import picture
 
 MODEL = "black-forest-labs/FLUX.1-Kontext-dev"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CACHE = "huggingface-cache/hub/models--black-forest-labs--FLUX.1-Kontext-dev"
 
 
@@ -26,16 +27,44 @@ def pipeline_at(path: Path) -> Path:
 
 
 def test_the_order_of_the_search(tmp_path: Path) -> None:
-    """A given path comes before Runpod's cache, that before the volume, that before the image."""
-    volume, image = tmp_path / "volume", tmp_path / "image"
-    last = pipeline_at(image / "FLUX.1-Kontext-dev")
-    assert weights.find(MODEL, None, volume, image).path == last
-    third = pipeline_at(volume / "FLUX.1-Kontext-dev")
-    assert weights.find(MODEL, None, volume, image).path == third
-    second = pipeline_at(volume / CACHE / "snapshots" / "f00d")
-    assert weights.find(MODEL, None, volume, image).path == second
-    first = pipeline_at(tmp_path / "own")
-    assert weights.find(MODEL, str(first), volume, image).path == first
+    """A given path comes before Runpod's caches, these before the volume, that before the image."""
+    volume, image, store = tmp_path / "volume", tmp_path / "image", tmp_path / "store"
+    own = tmp_path / "own"
+    for place in (
+        image / "FLUX.1-Kontext-dev",
+        volume / "FLUX.1-Kontext-dev",
+        store / MODEL / COMMIT,
+        volume / CACHE / "snapshots" / "f00d",
+    ):
+        pipeline_at(place)
+        assert weights.find(MODEL, None, volume, image, store).path == place
+    pipeline_at(own)
+    assert weights.find(MODEL, str(own), volume, image, store).path == own
+
+
+@pytest.mark.parametrize(
+    ("directory", "revision"),
+    [
+        pytest.param(f"{MODEL}/{COMMIT}", COMMIT, id="flat"),
+        pytest.param(f"{MODEL}/{COMMIT}/snapshots/{COMMIT}", COMMIT, id="with snapshots"),
+        pytest.param(f"{MODEL}/main", "unknown", id="a branch"),
+        pytest.param(f"{MODEL.lower()}/{COMMIT}", COMMIT, id="in lower case"),
+    ],
+)
+def test_runpods_model_store_is_searched(tmp_path: Path, directory: str, revision: str) -> None:
+    """Every layout of it that deployers have seen, and the commit where a path tells it."""
+    store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    found = pipeline_at(store / directory)
+
+    assert weights.find(MODEL, None, elsewhere, elsewhere, store) == Weights(found, revision)
+
+
+def test_a_snapshot_comes_before_the_directory_that_holds_it(tmp_path: Path) -> None:
+    """A model store's directory of a revision was seen with small files alone."""
+    revision = pipeline_at(tmp_path / MODEL / COMMIT)
+    snapshot = pipeline_at(revision / "snapshots" / COMMIT)
+
+    assert weights.find(MODEL, None, tmp_path, tmp_path, tmp_path).path == snapshot
 
 
 def test_the_cached_main_revision_is_preferred(tmp_path: Path) -> None:

@@ -2,12 +2,18 @@
 
 What comes back is code that the worker will run, so it leaves this module only once its
 HMAC-SHA256 with the deployer's secret has been verified. Knows nothing of torch.
+
+A signature tells who made an artefact and for which key, not when: whoever can write to the place
+can put back an earlier one of the same key. The key names every version that the code was made
+with, so that this is at worst what such a worker has once compiled itself.
 """
 
 import hashlib
 import hmac
+import os
+import stat
 import tempfile
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,11 +60,14 @@ class Directory:
 
     def read(self, name: str, most: int) -> bytes | None:
         """Return its first bytes; a pipe or a device, which could block, is nothing."""
-        path = self._path / name
-        if not path.is_file():
-            return None
-        with path.open("rb") as file:
-            return file.read(most)
+        with (
+            suppress(FileNotFoundError, NotADirectoryError),
+            open(self._path / name, "rb", opener=_open_without_waiting) as file,
+        ):
+            # Asked of the open file: between a look at a path and its opening, it can change.
+            if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                return file.read(most)
+        return None
 
     def write(self, name: str, content: bytes) -> None:
         """Write beside it and rename; a crash may cut the file off, which its signature tells."""
@@ -97,6 +106,11 @@ class BucketFolder:
     def write(self, name: str, content: bytes) -> None:
         """Put it: S3 shows an object whole or not at all."""
         self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=content)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open as `open` does, but do not wait for a pipe's writer."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def at(place: str, settings: Settings) -> Store:

@@ -177,7 +177,14 @@ class Boot:
         return torch.cuda.is_available() and weights.present(settings.model_id)
 
     def _embedded_bucket(self) -> Settings:
-        root = self._open_resources.enter_context(tempfile.TemporaryDirectory(prefix="kontext-"))
+        try:
+            directory = tempfile.TemporaryDirectory(prefix="kontext-")
+        except OSError as error:
+            raise BootError(
+                "the temporary directory cannot be written, where the stand-in for a bucket keeps "
+                f"its files; make room there or set TMPDIR: {error.strerror}"
+            ) from error
+        root = self._open_resources.enter_context(directory)
         environment = self._open_resources.enter_context(embedded_bucket.serve(Path(root)))
         _banner("bucket", "an S3 server on loopback; its links die with this process")
         return Settings.load(**{name.lower(): value for name, value in environment.items()})

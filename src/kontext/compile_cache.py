@@ -15,6 +15,7 @@ from itertools import chain
 import torch
 from pydantic import SecretStr
 
+from kontext import __version__
 from kontext.artefact_store import SignedStore, at
 from kontext.model import Model
 from kontext.settings import Settings
@@ -97,6 +98,7 @@ def identity(model: Model) -> str:
     """
     facts = {
         "format": _FORMAT,
+        "kontext": __version__,
         "model": model.name,
         "revision": model.revision,
         "plan": asdict(model.plan),

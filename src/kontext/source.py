@@ -6,36 +6,49 @@ picture is `kontext.decode`'s business.
 """
 
 import asyncio
-import base64
-import binascii
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import httpx
 from PIL import Image
 from ssrfguard import (
+    DEFAULT_DENIED,
+    AddressTable,
+    Block,
     BlockedAddressError,
     BlockedURLError,
     Policy,
+    Reach,
     Resolver,
     SSRFGuardError,
 )
 from ssrfguard.httpx import AsyncClient
 
-from kontext import __version__
-from kontext.decode import decode_apart
+from kontext import __version__, data_url
+from kontext.data_url import MEGABYTE
+from kontext.decoders import MOST_AT_ONCE, decode_apart
 from kontext.errors import FetchError
 from kontext.settings import Settings
 
-MEGABYTE = 1_000_000
 HEADERS = {
     "User-Agent": f"kontext/{__version__} (FLUX.1 Kontext worker; fetches the picture to edit)",
     "Accept-Encoding": "identity",
 }
+
+
+_AZURE = Block(
+    ip_network("168.63.129.16/32"),
+    "Azure's platform services",
+    "no RFC",
+    Reach.DENIED,
+    "A public address, but answered by the host: names, health, the virtual machine's agent.",
+)
+_DENIED = AddressTable((*DEFAULT_DENIED.blocks, _AZURE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class FetchLimits:
 def address_policy(settings: Settings) -> Policy:
     """Return the policy of every address that a caller names: pictures and `s3Config`."""
     return Policy(
+        denied_networks=_DENIED,
         allowed_networks=settings.fetch_allowed_networks,
         allowed_ports=settings.fetch_allowed_ports,
         max_redirects=5,
@@ -88,6 +102,8 @@ class Source:
         self._limits = limits
         self._resolver = unknown_as_private(resolver or socket.getaddrinfo)
         self._decode = decode
+        # Of its own: asyncio's few threads would all wait for slow pictures.
+        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "decode")
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def picture(self, url: str, pixels: int | None = None) -> Image.Image:
@@ -101,7 +117,9 @@ class Source:
             FetchError: The URL is not allowed, or its body could not be had within the limits.
             DecodeError: Its body is not an acceptable picture.
         """
-        return await asyncio.to_thread(self._decode, await self.content(url), pixels)
+        content = await self.content(url)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self._decode, content, pixels)
 
     async def content(self, url: str) -> bytes:
         """Return what is behind an http(s) or data URL.
@@ -110,20 +128,8 @@ class Source:
             FetchError: The URL is not allowed, or its body could not be had within the limits.
         """
         if url[:5].lower() == "data:":
-            return await asyncio.to_thread(self._inline, url)
+            return await asyncio.to_thread(data_url.decode, url, self._limits.most_bytes)
         return await self._fetch(url)
-
-    def _inline(self, url: str) -> bytes:
-        head, comma, body = url[5:].partition(",")
-        if not comma:
-            raise FetchError("Invalid image data URL: it has no comma")
-        # Three bytes of base64 take four characters, a percent-encoded byte at most three.
-        if len(body) > self._limits.most_bytes * 3:
-            raise FetchError(f"Invalid image data URL: it holds {self._too_much}")
-        content = _unquoted(body, is_base64=head.lower().endswith(";base64"))
-        if len(content) > self._limits.most_bytes:
-            raise FetchError(f"Invalid image data URL: it holds {self._too_much}")
-        return content
 
     async def _fetch(self, url: str) -> bytes:
         try:
@@ -218,15 +224,3 @@ class Source:
 
 class _Refused(Exception):
     """An answer that we will not read, and why."""
-
-
-def _unquoted(body: str, *, is_base64: bool) -> bytes:
-    """Undo percent-encoding and base64, as forgiving about blanks and padding as a browser."""
-    try:
-        content = unquote_to_bytes(body)
-        if not is_base64:
-            return content
-        letters = content.translate(None, b" \t\r\n\f").rstrip(b"=")
-        return base64.b64decode(letters + b"=" * (-len(letters) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise FetchError("Invalid image data URL: its encoding is malformed") from None
