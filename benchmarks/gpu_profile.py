@@ -20,8 +20,8 @@ def profile_step(subject: Subject, editor: Editor, built: FluxKontextPipeline) -
     """Edit once, with the profiler on during one call of the transformer.
 
     Returns:
-        `seconds` of all kernels together (on a CPU: operations); `span_seconds` of the call; and the
-        ten `kernels` that take longest, each with its name, seconds, calls and share of all.
+        `seconds` of all kernels together (on a CPU: operations); `span_seconds` of the call; and
+        the ten `kernels` that take longest, each with its name, seconds, calls and share of all.
     """
     step = _ProfiledStep(subject.device)
     hooks = [
