@@ -1,73 +1,84 @@
 """What each mode costs in time, money and accuracy on this machine's GPU.
 
-The pipeline has the real configuration and random weights. The parts, each below ten minutes on an
-H200 or a card like it, are estimated, not measured:
+The pipeline has FLUX.1 Kontext [dev]'s real configuration and random weights. The parts:
 
-    speed      the modes beside eager diffusers in bfloat16, 1024*1024 with a reference
-    accuracy   the modes beside float32, at real width and reduced depth
-    boot       process start to first picture, beside plain `from_pretrained`; needs 40 GB of disk
+    rates      the transformer's products and attention, bare: what the card itself can do
+    speed      each plan, 1024*1024 with a reference; a profile of `fast`; eager diffusers last
+    accuracy   each plan beside float32, at real width and reduced depth
+    boot       process start to first picture, beside plain `from_pretrained`; writes 34 GB
 
-Each adds what it measured to `gpu-<card>.json` (boot: `boot-<card>.json`) and prints the table.
-With --tiny everything runs on the CPU in a minute, to show that the program works; its figures
-mean nothing.
+Every figure is written to the JSON file as soon as it is known, and a file that is there is added
+to. So a call that is cut off loses nothing, and a second one can measure what was left out:
+
+    python benchmarks/gpu.py --out gpu.json
+    python benchmarks/gpu.py speed --only turbo eager --out gpu.json
+
+With --tiny everything runs on the CPU in a minute or two, to show that the program works; its
+figures mean nothing.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from gpu_plans import EAGER, PLANS, NotMeasurableError
+
+from kontext.errors import BootError
 
 if TYPE_CHECKING:
+    from gpu_results import Results
     from gpu_subject import Subject
-
-Row = dict[str, Any]
 
 HERE = Path(__file__).resolve().parent
 
-COLUMNS = {
-    "mode": "mode",
-    "seconds": "s",
-    "x_eager": "x eager",
-    "x_floor": "x floor",
-    "tflops": "TFLOP/s",
-    "peak_gb": "peak GB",
-    "usd_per_image": "$ an image",
-    "relative_error": "error, exact",
-    "step_error_float32": "step, float32",
-    "latents_error_float32": "latents, float32",
-    "outside_ms": "outside the loop, ms",
-    "first_x_median": "first job",
-    "recompiles": "recompiles",
-    "repeatable": "repeatable",
-}
-"""Of a result -> of the table."""
+PARTS = ["rates", "speed", "accuracy", "boot"]
+NAMES = [*PLANS, EAGER]
 
-DOCUMENTED_USD = 0.025
-"""An image at Runpod's public endpoint, by its page."""
+MINUTES = 7.0
+"""After which nothing new begins: the longest plan takes two or three (an estimate), and a machine
+may be lent for ten."""
+
+
+class Task(NamedTuple):
+    """What is measured, or left out, as one; yields part, row's name and row of each finding."""
+
+    part: str
+    name: str
+    measure: Callable[[], Iterator[tuple[str, str, dict[str, Any]]]]
 
 
 def main() -> None:
-    """Measure the parts asked for, and show all that is known of this card."""
-    arguments = _parser().parse_args()
-    subject, measure = _prepare(arguments.tiny)
-    for part in measure if arguments.part == "all" else [arguments.part]:
-        name = "boot" if part == "boot" else "gpu"
-        path = arguments.results / f"{name}-{subject.slug}.json"
-        _keep(path, measure[part](subject), subject.facts)
-        _show(path)
-
-
-def _prepare(tiny: bool) -> tuple["Subject", dict[str, Callable[["Subject"], list[Row]]]]:
-    """Import what takes seconds, after --help; return what to measure, and how."""
-    from gpu_accuracy import accuracy
-    from gpu_boot import boot
-    from gpu_speed import speed
+    """Measure what was asked for, and show all that is known of this card."""
+    began = time.monotonic()
+    arguments = _arguments()
+    from gpu_results import OtherMachineError, Results
     from gpu_subject import Subject
+    from gpu_table import tables
+    from gpu_targets import derive
 
-    subject = Subject.tiny() if tiny else Subject.real()
-    return subject, {"speed": speed, "accuracy": accuracy, "boot": boot}
+    subject = Subject.tiny() if arguments.tiny else Subject.real()
+    out = arguments.out or HERE / "results" / f"gpu-{subject.slug}.json"
+    try:
+        results = Results(out, subject.machine, derive)
+    except OtherMachineError as error:
+        sys.exit(str(error))
+    whole = _measure(_tasks(subject, arguments, out), results, began, arguments.minutes)
+    print(f"\n{out}\n{tables(results.document)}")
+    sys.exit(not whole)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = _parser()
+    arguments = parser.parse_args()
+    arguments.parts = arguments.parts or ["rates", "speed"]
+    if unknown := [part for part in arguments.parts if part not in PARTS]:
+        parser.error(f"PART must be one of {', '.join(PARTS)}, got {', '.join(unknown)}")
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -77,40 +88,74 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "part", choices=["all", "speed", "accuracy", "boot"], nargs="?", default="all"
+        "parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: rates speed)"
     )
-    parser.add_argument("--tiny", action="store_true", help="the stand-in model, on the CPU")
     parser.add_argument(
-        "--results", type=Path, default=HERE / "results", help="where the JSON goes"
+        "--only", nargs="+", choices=NAMES, default=NAMES, help="plans to measure (default: all)"
     )
+    parser.add_argument(
+        "--out", type=Path, help="JSON file to write or add to (default: results/gpu-<card>.json)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="after which nothing begins (default: 7)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, on the CPU")
     return parser
 
 
-def _keep(path: Path, found: list[Row], facts: dict[str, str]) -> None:
-    """Add what was found, mode by mode, to what the file holds."""
-    known = json.loads(path.read_text()) if path.exists() else []
-    rows = {row["mode"]: row for row in known}
-    for row in found:
-        rows[row["mode"]] = rows.get(row["mode"], {}) | row | facts
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
+def _tasks(subject: "Subject", arguments: argparse.Namespace, out: Path) -> Iterator[Task]:
+    """Yield what to measure, the most valuable first."""
+    from gpu_accuracy import Accuracy
+    from gpu_boot import Boot
+    from gpu_rates import rates
+    from gpu_speed import speed
+
+    latents = out.with_name(f"{out.stem}-latents")
+    plans = [name for name in NAMES if name in arguments.only]
+    accuracy, boot = Accuracy(subject), Boot(subject)
+    parts = {
+        "rates": {"all": partial(rates, subject)},
+        "speed": {name: partial(speed, subject, name, latents) for name in plans},
+        "accuracy": {name: partial(accuracy.measure, name) for name in plans},
+        "boot": {name: partial(boot.measure, name) for name in boot.names},
+    }
+    for part in arguments.parts:
+        for name, measure in parts[part].items():
+            yield Task(part, name, measure)
 
 
-def _show(path: Path) -> None:
-    rows = json.loads(path.read_text())
-    columns = {key: title for key, title in COLUMNS.items() if any(key in row for row in rows)}
-    sys.stdout.write(f"\n{path.name}; a public endpoint's image is ${DOCUMENTED_USD}\n\n")
-    for cells in (
-        columns.values(),
-        ["---"] * len(columns),
-        *(_cells(row, columns) for row in rows),
-    ):
-        sys.stdout.write(f"| {' | '.join(cells)} |\n")
+def _measure(tasks: Iterator[Task], results: "Results", began: float, minutes: float) -> bool:
+    """Carry the tasks out while there is time; tell whether none of them failed."""
+    whole = True
+    for task in tasks:
+        spent = (time.monotonic() - began) / 60
+        print(f"{spent:.1f} min: {task.part} {task.name}", flush=True)
+        if spent > minutes:
+            results.leave_out(task.part, task.name, f"{minutes:g} minutes were over")
+        else:
+            whole &= _carry_out(task, results)
+    return whole
 
 
-def _cells(row: Row, columns: dict[str, str]) -> list[str]:
-    values = (row.get(key) for key in columns)
-    return [f"{value:.4g}" if type(value) is float else f"{value}" for value in values]
+def _carry_out(task: Task, results: "Results") -> bool:
+    """Keep each finding at once; a failure ends this task and no other."""
+    from gpu_speed import forget_peak
+
+    results.begin(task.part, task.name)
+    failed = None
+    try:
+        for part, name, row in task.measure():
+            results.keep(part, name, row)
+            print(f"  {part} {name}: {row}"[:300], flush=True)
+    except (NotMeasurableError, BootError) as error:
+        results.leave_out(task.part, task.name, str(error))
+    except Exception:  # noqa: BLE001 - what comes after it is as valuable
+        failed = traceback.format_exc(limit=-12)[-4000:]
+    if failed:  # out of the handler, which would keep the tensors alive
+        results.fail(task.part, task.name, failed)
+        print(failed, flush=True)
+    forget_peak()
+    return failed is None
 
 
 if __name__ == "__main__":

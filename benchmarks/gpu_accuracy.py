@@ -1,84 +1,95 @@
-"""How far each mode is from float32, at the real width and a reduced depth, same weights."""
+"""How far each plan is from float32, at the real width and a reduced depth, same weights.
+
+Random weights understate the errors: real activations have outliers, which 8 bits serve worse.
+"""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from diffusers import FluxKontextPipeline
-from gpu_subject import Subject, relative_error
+from gpu_plans import EAGER, find
+from gpu_subject import TRUE_CFG_SCALE, Subject
+from gpu_watch import Watch, relative_error
 from real_size import REDUCED
 
-from kontext import acceleration
-from kontext.mode import EXACT, Plan
-from kontext.warm_up import warm_up
-
-Inputs = dict[str, Any]
+from kontext.editor import Editor
+from kontext.model import Model
 
 _GUIDANCE = 2.496
 """The transformer embeds 1000 times this: 2496, which bfloat16 has; it would make 2496 of 2500."""
 
 
-def accuracy(subject: Subject) -> list[dict[str, Any]]:
-    """Compare one step of the transformer, and the final latents, with float32."""
-    true = subject.pipeline(REDUCED, torch.float32, subject.device)
-    inputs, true_latents = _edit(subject, true, EXACT)
-    true_step = _step(true, inputs)
-    true.to("cpu")
-    found = []
-    for name, plan in [("eager", EXACT), *((plan.mode, plan) for plan in subject.plans())]:
-        print(f"{name}: {plan}", flush=True)
-        rounded = copy.deepcopy(true).to(torch.bfloat16)
-        warm_up(subject.ready(rounded, plan, compiled=name != "eager"))
-        _, latents = _edit(subject, rounded, plan)
-        found.append(
+class Accuracy:
+    """Compares edits with the same edit in float32, which is made once."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+
+    def measure(self, name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+        """Yield the errors of one plan, each the norm of the difference as a share of the true.
+
+        `step_error_float32` is that of the transformer's first output, beside float32 given the
+        same; `latents_error_float32` that of the edit's last latents, all of it included.
+
+        Raises:
+            NotMeasurableError: There is no such plan here.
+            BootError: The card cannot hold it.
+        """
+        plan = None if name == EAGER else find(name, self._subject.card)
+        exact, true_latents = self._true
+        rounded = copy.deepcopy(exact).to(torch.bfloat16)
+        watch = self._watched(rounded, self._subject.ready(rounded, plan))
+        true_output = _computed_again(exact, watch.inputs)
+        yield (
+            "accuracy",
+            name,
             {
-                "mode": name,
-                "step_error_float32": relative_error(_step(rounded, inputs), true_step),
-                "latents_error_float32": relative_error(latents, true_latents),
-            }
+                "step_error_float32": relative_error(watch.output.float(), true_output),
+                "latents_error_float32": relative_error(watch.latents, true_latents),
+            },
         )
-    return found
+
+    @cached_property
+    def _true(self) -> tuple[FluxKontextPipeline, torch.Tensor]:
+        """The pipeline in float32, and the last latents of its edit."""
+        pipeline = self._subject.pipeline(REDUCED, torch.float32, self._subject.device)
+        editor = Editor(Model(pipeline, "random weights", "none"), TRUE_CFG_SCALE)
+        return pipeline, self._watched(pipeline, editor).latents
+
+    def _watched(self, pipeline: FluxKontextPipeline, editor: Editor) -> Watch:
+        watch = Watch(pipeline)
+        size = self._subject.size
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, size.area // 256, 64, generator=generator)
+        with _beginning_with(noise, pipeline), watch.watching():
+            editor.edit(replace(self._subject.edit(), guidance=_GUIDANCE), lambda _: None)
+        return watch
 
 
-def _edit(
-    subject: Subject, pipeline: FluxKontextPipeline, plan: Plan
-) -> tuple[Inputs, torch.Tensor]:
-    """Return what the transformer is first given, and the final latents.
-
-    Past the editor, which draws the noise in the pipeline's own precision: torch's bfloat16 noise
-    is not its float32 noise, rounded. That bfloat16 rounds the noise levels is part of the error.
-    """
-    edit, size = subject.edit(), subject.size
-    noise = torch.randn(1, size.area // 256, 64, generator=torch.Generator().manual_seed(edit.seed))
-    calls: list[Inputs] = []
-    hook = pipeline.transformer.register_forward_pre_hook(
-        lambda _module, _inputs, named: calls.append(named), with_kwargs=True
-    )
-    with acceleration.denoising(pipeline, plan, edit.steps, 1):
-        latents = pipeline(
-            image=edit.reference,
-            prompt=edit.prompt,
-            width=size.width,
-            height=size.height,
-            max_area=size.area,
-            _auto_resize=False,
-            num_inference_steps=edit.steps,
-            guidance_scale=_GUIDANCE,
-            latents=noise.to(subject.device, pipeline.transformer.dtype),
-            output_type="latent",
-        ).images
-    hook.remove()
-    return calls[0], latents.float().cpu()
+@contextmanager
+def _beginning_with(noise: torch.Tensor, pipeline: FluxKontextPipeline) -> Iterator[None]:
+    """Within, edits begin with this noise: torch's bfloat16 noise is not its float32's, rounded."""
+    prepare = pipeline.prepare_latents
+    pipeline.prepare_latents = lambda *given: prepare(*given[:-1], noise)
+    try:
+        yield
+    finally:
+        del pipeline.prepare_latents
 
 
 @torch.no_grad()
-def _step(pipeline: FluxKontextPipeline, inputs: Inputs) -> torch.Tensor:
-    """Return the transformer's output for inputs of another precision."""
-    rounded = {
-        name: value.to(pipeline.transformer.dtype)
-        if isinstance(value, torch.Tensor) and value.is_floating_point() and "_ids" not in name
+def _computed_again(exact: FluxKontextPipeline, inputs: dict[str, Any]) -> torch.Tensor:
+    """Return the transformer's output in float32 for inputs of another precision."""
+    same = {
+        name: value.float()
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
         else value
         for name, value in inputs.items()
     }
-    output: torch.Tensor = pipeline.transformer(**rounded)[0]
-    return output.float().cpu()
+    output: torch.Tensor = exact.transformer(**same)[0]
+    return output

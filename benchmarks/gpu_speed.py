@@ -1,143 +1,141 @@
-"""How long an edit takes in each mode, beside eager diffusers and beside the card's own limits."""
+"""How long an edit takes with one plan, on a worker's own thread, and what else is to be seen."""
 
+import asyncio
 import gc
 import statistics
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import torch
-from gpu_subject import Subject, Watch, now, relative_error, seconds_each
-from real_size import FULL, tflop_per_step
+from diffusers import FluxKontextPipeline
+from gpu_plans import EAGER, find
+from gpu_profile import profile_step
+from gpu_subject import Subject
+from gpu_watch import Watch, now, relative_error
+from gpu_work import tflop_per_step
+from real_size import FULL
 from torch._dynamo.utils import counters
 
-from kontext.mode import EXACT, Plan
-from kontext.step_cache import is_computed
-from kontext.warm_up import warm_up
+from kontext import mode
+from kontext.editor import Editor
+from kontext.lane import Lane
+from kontext.mode import Plan
+
+T = TypeVar("T")
+Row = dict[str, Any]
+Finding = tuple[str, str, Row]
+"""The part, the row's name and what belongs into it."""
 
 REPEAT = 3
-_SIDE = {"cuda": 8192, "cpu": 256}
-"""Of the square matrices whose product shows what the card can do."""
+"""Jobs after the first."""
+
+PROFILED = "fast"
 
 
-class Run(NamedTuple):
-    """What one mode showed."""
+class Job(NamedTuple):
+    """What one edit showed."""
 
-    seconds: list[float]
-    outside: float
-    peak: int
-    latents: torch.Tensor
-    repeatable: bool
-    recompiles: int | None
+    seconds: float
+    pixels: bytes
+    watch: Watch
 
 
-class Rates(NamedTuple):
-    """Products of large random matrices, TFLOP/s."""
+def speed(subject: Subject, name: str, latents: Path) -> Iterator[Finding]:
+    """Measure one plan; yield each finding as soon as it is known.
 
-    bfloat16: float
-    eight_bits: float | None
+    Args:
+        subject: What is measured.
+        name: One of `gpu_plans.PLANS`, or `EAGER`.
+        latents: Folder where the last latents of each plan are kept, to be compared.
 
-
-def speed(subject: Subject) -> list[dict[str, Any]]:
-    """Time eager diffusers, then each mode that the card can hold."""
-    plans = list(subject.plans())
-    holds_bfloat16 = plans[0].mode == "exact"
-    runs: list[tuple[str, Plan, Run]] = []
-    if holds_bfloat16:
-        runs.append(("eager", EXACT, _run(subject, EXACT, compiled=False)))
-    for plan in plans:
-        print(f"{plan.mode}: {plan}", flush=True)
-        runs.append((plan.mode, plan, _run(subject, plan, compiled=True)))
-    eager = runs[0][2] if holds_bfloat16 else None
-    exact = next((run for name, _, run in runs if name == "exact"), None)
-    return [_row(subject, name, plan, run, eager, exact) for name, plan, run in runs]
-
-
-def _run(subject: Subject, plan: Plan, compiled: bool) -> Run:
-    device = "cpu" if plan.streamed else subject.device
+    Raises:
+        NotMeasurableError: There is no such plan here.
+        BootError: The card cannot hold it.
+    """
+    plan = None if name == EAGER else find(name, subject.card)
+    device = "cpu" if plan and plan.streamed else subject.device
     built = subject.pipeline(FULL, torch.bfloat16, device)
-    editor = subject.ready(built, plan, compiled)
-    warm_up(editor)
-    watch, seconds, pictures, edit = Watch(built), [], [], subject.edit()
-    _forget_peak()
-    for _ in range(REPEAT):
-        watch = Watch(built)
-        with watch.watching():
-            began = now()
-            pictures.append(editor.edit(edit, lambda _: None).tobytes())
-            seconds.append(now() - began)
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-    graphs = counters["stats"]["unique_graphs"]
-    if compiled:
-        for other in subject.edits_of_other_sizes():
-            editor.edit(other, lambda _: None)
-    found = Run(
-        seconds,
-        outside=seconds[-1] - watch.loop_seconds,
-        peak=peak,
-        latents=watch.latents,
-        repeatable=len(set(pictures)) == 1,
-        recompiles=counters["stats"]["unique_graphs"] - graphs if compiled else None,
-    )
-    del editor, built, watch
-    _forget_peak()
-    return found
+    editor, lane = subject.ready(built, plan), Lane()
+    _on(lane, lambda: subject.warm_up(editor))
+    forget_peak()
+    jobs = [
+        _on(lane, lambda: _job(subject, editor, built)) for _ in range(1 + REPEAT if plan else 1)
+    ]
+    yield "speed", name, _row(subject, plan, jobs)
+    _keep_latents(latents, name, jobs[-1].watch.latents)
+    for other, error in _errors(latents):
+        yield "distance", other, {"relative_error": error}
+    if plan:
+        yield "speed", name, {"recompiles": _on(lane, lambda: _recompiles(subject, editor))}
+    if name == PROFILED:
+        yield "profile", name, profile_step(subject, editor, built)
 
 
-def _row(
-    subject: Subject, name: str, plan: Plan, run: Run, eager: Run | None, exact: Run | None
-) -> dict[str, Any]:
-    seconds = statistics.median(run.seconds)
-    computed = sum(
-        not plan.step_cache or is_computed(step, subject.steps) for step in range(subject.steps)
-    )
-    linear, attention = tflop_per_step(subject.size.width, subject.size.height)
-    rates = _rates(subject, plan)
-    floor = computed * (linear / (rates.eight_bits or rates.bfloat16) + attention / rates.bfloat16)
-    price = subject.usd_per_second
-    return {
-        "mode": name,
-        "seconds": seconds,
-        "x_eager": statistics.median(eager.seconds) / seconds if eager else None,
-        "x_floor": seconds / floor,
-        "tflops": computed * (linear + attention) / seconds,
-        "peak_gb": run.peak / 1e9,
-        "usd_per_image": price * seconds if price else None,
-        "relative_error": relative_error(run.latents, exact.latents) if exact else None,
-        "outside_ms": 1000 * run.outside,
-        "first_x_median": run.seconds[0] / seconds,
-        "recompiles": run.recompiles,
-        "repeatable": run.repeatable,
-        "steps_computed": computed,
-        "plan": repr(plan),
-        "rates_tflops": list(rates),
-    }
-
-
-def _rates(subject: Subject, plan: Plan) -> Rates:
-    """Measure what large products reach, in the precisions that the plan multiplies in."""
-    side = _SIDE[subject.device]
-    work = 2 * side**3 / 1e12
-    left, right = (
-        torch.randn(side, side, device=subject.device, dtype=torch.bfloat16) for _ in range(2)
-    )
-    bfloat16 = work / seconds_each(lambda: left @ right.T, 20)
-    if plan.transformer == "float8":
-        low, lower = left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn)
-        scale = torch.ones(side, 1, device=subject.device)
-        seconds = seconds_each(
-            lambda: torch._scaled_mm(
-                low, lower.T, scale_a=scale, scale_b=scale.T, out_dtype=torch.bfloat16
-            ),
-            20,
-        )
-        return Rates(bfloat16, work / seconds)
-    if plan.transformer == "int8":
-        whole, other = left.to(torch.int8), right.to(torch.int8)
-        return Rates(bfloat16, work / seconds_each(lambda: torch._int_mm(whole, other.T), 20))
-    return Rates(bfloat16, None)
-
-
-def _forget_peak() -> None:
+def forget_peak() -> None:
+    """Free what nobody holds, and count the peak from here."""
     gc.collect()  # a compiled pipeline holds itself
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
+
+
+def _on(lane: Lane, work: Callable[[], T]) -> T:
+    return asyncio.run(lane.run(lambda _: work()))
+
+
+def _job(subject: Subject, editor: Editor, built: FluxKontextPipeline) -> Job:
+    watch, edit = Watch(built), subject.edit()
+    with watch.watching():
+        began = now()
+        pixels = editor.edit(edit, lambda _: None).tobytes()
+        seconds = now() - began
+    return Job(seconds, pixels, watch)
+
+
+def _row(subject: Subject, plan: Plan | None, jobs: list[Job]) -> Row:
+    first, others = jobs[0], jobs[1:] or jobs
+    seconds = statistics.median(job.seconds for job in others)
+    computed = first.watch.computed
+    work = sum(tflop_per_step(subject.size.width, subject.size.height))
+    price = subject.usd_per_second
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    return {
+        "median_seconds": seconds,
+        "seconds": [job.seconds for job in jobs],
+        "first_job_seconds": first.seconds if plan else None,
+        "phases": others[-1].watch.phases,
+        "peak_gb": peak and peak / 1e9,
+        "planned_peak_gb": mode.peak(plan or mode.EXACT) / 1e9,
+        "usd_per_image": price * seconds if price else None,
+        "tflops": computed * work / seconds,
+        "repeatable": len({job.pixels for job in jobs}) == 1 if plan else None,
+        "steps": subject.steps,
+        "steps_computed": computed,
+        "products": plan.transformer.removesuffix(" weights") if plan else "bfloat16",
+        "attention": "float8" if getattr(plan, "float8_attention", None) else "bfloat16",
+        "plan": repr(plan),
+    }
+
+
+def _recompiles(subject: Subject, editor: Editor) -> int:
+    """Return how many graphs other sizes and prompts have added."""
+    graphs = counters["stats"]["unique_graphs"]
+    for other in subject.edits_of_other_sizes():
+        editor.edit(other, lambda _: None)
+    return counters["stats"]["unique_graphs"] - graphs
+
+
+def _keep_latents(folder: Path, name: str, latents: torch.Tensor) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f"{name}.new"
+    torch.save(latents, new)
+    new.replace(folder / f"{name}.pt")
+
+
+def _errors(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield how far each plan's latents are from those of `exact`, if these are known."""
+    known = {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
+    if "exact" in known:
+        for name, latents in sorted(known.items()):
+            yield name, relative_error(latents, known["exact"])

@@ -3,24 +3,25 @@
 import platform
 import re
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import get_args
+from importlib.metadata import version
 
+import numpy as np
 import torch
 from diffusers import FluxKontextPipeline
 from diffusers.utils import logging as diffusers_logging
+from gpu_work import PROMPT_TOKENS, WIDTH
 from PIL import Image
 from real_size import Depth, pipeline
+from torch.nn.attention import restore_flash_attention_impl
 
 from kontext import acceleration, mode, model, random_model
 from kontext.edit import Edit
 from kontext.editor import Editor
-from kontext.errors import BootError
 from kontext.model import Model
 from kontext.size import Size
+from kontext.warm_up import warm_up
 
 diffusers_logging.set_verbosity_error()  # that CLIP reads 77 tokens of a prompt is known
 
@@ -43,6 +44,16 @@ USD_PER_SECOND = {
 
 TRUE_CFG_SCALE = 2.5
 
+_OTHER_SIZES = (
+    Size(1248, 832),
+    Size(832, 1248),
+    Size(512, 512),
+    Size(1392, 752),
+    Size(1000, 600),
+    Size(768, 1344),
+)
+"""The usual aspects, a small picture, and sides off the grid."""
+
 
 @dataclass(frozen=True, slots=True)
 class Subject:
@@ -54,7 +65,8 @@ class Subject:
         size: Of the pictures.
         steps: Of an edit.
         backend: Of `torch.compile`.
-        sizes: Number of other sizes, none of which may be compiled for.
+        other_sizes: None of which may be compiled for.
+        shape: Tokens, width and heads of the transformer as an edit meets it.
     """
 
     device: str
@@ -62,18 +74,21 @@ class Subject:
     size: Size
     steps: int
     backend: str
-    sizes: int
+    other_sizes: tuple[Size, ...]
+    shape: tuple[int, int, int]
 
     @classmethod
     def real(cls) -> "Subject":
         """Return FLUX's own size, on this machine's GPU."""
-        return cls("cuda", model.card(), Size(1024, 1024), 28, "inductor", sizes=30)
+        size, shape = Size(1024, 1024), (PROMPT_TOKENS + 2 * 64 * 64, WIDTH, WIDTH // 128)
+        return cls("cuda", model.card(), size, 28, "inductor", _OTHER_SIZES, shape)
 
     @classmethod
     def tiny(cls) -> "Subject":
-        """Return the stand-in's size, on a CPU; the card is one that stores in 8 bits."""
+        """Return a tiny model's size, on a CPU; the card is one that stores in 8 bits."""
         card = mode.Card(f"tiny {platform.machine()}", int(80e9), (8, 0))
-        return cls("cpu", card, Size(256, 256), 8, "eager", sizes=4)
+        others = Size(96, 160), Size(131, 77)
+        return cls("cpu", card, Size(128, 128), 8, "eager", others, (128, 64, 2))
 
     @property
     def slug(self) -> str:
@@ -81,13 +96,14 @@ class Subject:
         return re.sub(r"[^a-z0-9]+", "-", self.card.name.lower()).strip("-")
 
     @property
-    def facts(self) -> dict[str, str]:
+    def machine(self) -> dict[str, str]:
         """What a figure depends on."""
         return {
             "card": self.card.name,
             "driver": _driver() if self.device == "cuda" else "none",
             "torch": torch.__version__,
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "python": platform.python_version(),
+            **{package: version(package) for package in ("diffusers", "torchao", "transformers")},
         }
 
     @property
@@ -95,14 +111,6 @@ class Subject:
         """What Runpod asks for the card, if known."""
         prices = (price for name, price in USD_PER_SECOND.items() if name in self.card.name)
         return next(prices, None)
-
-    def plans(self) -> Iterator[mode.Plan]:
-        """Yield the plans of the modes that the card can hold."""
-        for name in get_args(mode.Mode):
-            try:
-                yield mode.choose(name, self.card)
-            except BootError as error:
-                print(f"left out: {error}", flush=True)
 
     def pipeline(self, depth: Depth, dtype: torch.dtype, device: str) -> FluxKontextPipeline:
         """Build it; the same weights every time."""
@@ -114,99 +122,50 @@ class Subject:
         built.set_progress_bar_config(disable=True)
         return built
 
-    def ready(self, built: FluxKontextPipeline, plan: mode.Plan, compiled: bool) -> Editor:
-        """Carry the plan out, as `kontext.model.load` does, and return the editor."""
-        acceleration.prepare(built, plan, self.device)
-        if compiled:
-            torch.compiler.reset()
+    def ready(self, built: FluxKontextPipeline, plan: mode.Plan | None) -> Editor:
+        """Carry the plan out and compile, as a worker does; without one leave all to diffusers."""
+        restore_flash_attention_impl()  # what another plan activated is process-wide
+        torch.compiler.reset()
+        if plan:
+            acceleration.prepare(built, plan, self.device)
             acceleration.compile(built, self.backend)
-        return Editor(Model(built, "random weights", "none", plan), TRUE_CFG_SCALE)
+        built.to(self.device)
+        return Editor(Model(built, "random weights", "none", plan or mode.EXACT), TRUE_CFG_SCALE)
 
-    def edit(self, seed: int = 0) -> Edit:
-        """Return the edit that is timed: a reference of the result's size."""
+    def warm_up(self, editor: Editor) -> None:
+        """Do what a worker does before its first job; on a CPU, that with smaller pictures."""
+        if self.device == "cuda":
+            warm_up(editor)
+            return
+        for negative_prompt in "", "a cat":
+            once = replace(self.edit(), steps=1, negative_prompt=negative_prompt)
+            editor.edit(once, lambda _: None)
+
+    def edit(self) -> Edit:
+        """Return the edit that is timed: a reference of the result's size, always the same."""
+        sides = self.size.height, self.size.width, 3
+        noise = np.random.default_rng(0).integers(0, 256, sides, dtype=np.uint8)
         return Edit(
             prompt="make it night " * 36,
             negative_prompt="",
-            reference=Image.effect_noise((self.size.width, self.size.height), 64).convert("RGB"),
+            reference=Image.fromarray(noise),
             size=self.size,
             steps=self.steps,
             guidance=2.5,
-            seed=seed,
+            seed=0,
         )
 
     def edits_of_other_sizes(self) -> Iterator[Edit]:
         """Yield edits of one step, each of another size, with and without negative prompt."""
-        for number in range(self.sizes):
-            width, height = 256 + 32 * number, 1216 - 32 * number
+        for number, size in enumerate(self.other_sizes):
             yield replace(
                 self.edit(),
                 prompt="cloud " * (1 + 2 * number),
                 negative_prompt="rain" * (number % 3 == 0),
-                reference=Image.new("RGB", (16 * (16 + number), 512)),
-                size=Size(width, height),
+                reference=Image.new("RGB", (16 * (5 + number), 16 * (8 + number))),
+                size=size,
                 steps=1,
             )
-
-
-class Watch:
-    """What passes through a pipeline during one edit.
-
-    Attributes:
-        latents: The last latents, batch x 16 x height / 8 x width / 8.
-        loop_seconds: From the transformer's first call to the decoder's.
-    """
-
-    def __init__(self, watched: FluxKontextPipeline) -> None:
-        self.latents = torch.empty(0)
-        self.loop_seconds = self._began = 0.0
-        self._pipeline = watched
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Watch what happens within."""
-        vae, transformer = self._pipeline.vae, self._pipeline.transformer
-        hooks = [
-            transformer.register_forward_pre_hook(self._call),
-            vae.decoder.register_forward_pre_hook(self._decode),
-        ]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _call(self, *_: object) -> None:
-        if not self._began:
-            self._began = now()
-
-    def _decode(self, _module: object, inputs: tuple[torch.Tensor]) -> None:
-        self.loop_seconds = now() - self._began
-        scaling, shift = (
-            self._pipeline.vae.config.scaling_factor,
-            self._pipeline.vae.config.shift_factor,
-        )
-        self.latents = (inputs[0].float().cpu() - shift) * scaling
-
-
-def now() -> float:
-    """Return the time at which the device has done all that it was told to; in seconds."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def relative_error(found: torch.Tensor, true: torch.Tensor) -> float:
-    """Return the norm of the difference as a share of the true norm."""
-    return float((found - true).norm() / true.norm())
-
-
-def seconds_each(work: Callable[[], object], times: int) -> float:
-    """Return how long `work` takes, after one call that does not count."""
-    work()
-    began = now()
-    for _ in range(times):
-        work()
-    return (now() - began) / times
 
 
 def _driver() -> str:

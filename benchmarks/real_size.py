@@ -1,4 +1,4 @@
-"""FLUX.1 Kontext [dev]'s real configuration with random weights, and what it costs to compute.
+"""FLUX.1 Kontext [dev]'s real configuration with random weights.
 
 Timings are those of the real model, pictures are noise, and errors understate those of real
 weights, whose activations have outliers.
@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel
+from gpu_work import DOUBLE_BLOCKS, SINGLE_BLOCKS, WIDTH
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from kontext import random_model
 
-WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS, T5_LAYERS = 3072, 19, 38, 24
-PROMPT_TOKENS = 512
+T5_LAYERS = 24
 
 
 class Depth(NamedTuple):
@@ -47,24 +47,6 @@ def pipeline(depth: Depth, dtype: torch.dtype, device: str) -> FluxKontextPipeli
             tokenizer_2=tiny.tokenizer_2,
             transformer=_transformer(depth),
         )
-
-
-def tflop_per_step(width: int, height: int, references: int = 1) -> tuple[float, float]:
-    """Return the work of one transformer call, in linears and in attention, in TFLOP.
-
-    A multiply and an add are two; 12 * width^2 weights a block that each token meets. The
-    modulation, which meets one vector, is left out.
-
-    Args:
-        width: Of the result, in pixels.
-        height: Likewise.
-        references: Pictures of the result's area that the edit looks at.
-    """
-    tokens = PROMPT_TOKENS + (1 + references) * width * height // 256
-    blocks = DOUBLE_BLOCKS + SINGLE_BLOCKS
-    linear = 2 * tokens * 12 * WIDTH**2 * blocks
-    attention = 4 * tokens**2 * WIDTH * blocks
-    return linear / 1e12, attention / 1e12
 
 
 @contextmanager
