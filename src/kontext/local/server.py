@@ -18,9 +18,10 @@ from kontext.local.app import anybody, application, only
 from kontext.local.client_api import ClientApi
 from kontext.local.queue import Queue
 from kontext.local.store import Store
-from kontext.local.webhooks import Webhooks
+from kontext.local.webhooks import Webhooks, webhook_policy
 from kontext.local.worker_api import WorkerApi
 from kontext.local.worker_process import HUNG_SECONDS, WorkerProcess, control_plane
+from kontext.settings import Settings
 
 log = logging.getLogger("kontext")
 
@@ -93,7 +94,8 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set; then let the workers finish, and end."""
-        webhooks = Webhooks(self.queue, self._options.webhook_pause)
+        policy = webhook_policy(Settings.load())
+        webhooks = Webhooks(self.queue, policy, self._options.webhook_pause)
         with contextlib.closing(self._store):
             async with asyncio.TaskGroup() as tasks:  # what fails ends the rest
                 chores = [tasks.create_task(do) for do in (self.queue.tend(), webhooks.deliver())]
