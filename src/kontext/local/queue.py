@@ -29,7 +29,7 @@ class Queue:
         self.signals = Signals()
         self._to_stop: defaultdict[str, list[str]] = defaultdict(list)
         self._drained: set[str] = set()
-        store.release()  # nobody runs what a former server had handed out
+        store.release_all()
 
     def submit(self, submission: Submission, sync: bool) -> Job:
         """Queue a job."""
@@ -111,10 +111,15 @@ class Queue:
         self._ended(purged)
         return len(purged)
 
-    def release(self, worker: str) -> None:
-        """Hand the jobs of a dead worker to others; a poll that it left behind gets nothing."""
+    def release(self, worker: str, died: bool) -> None:
+        """Hand the jobs of an ended worker to others; a poll that it left behind gets nothing.
+
+        Args:
+            worker: Its id.
+            died: Whether it ended by itself, which counts against its jobs.
+        """
         self._to_stop.pop(worker, None)
-        self._ended(self.store.release(worker))
+        self._ended(self.store.release(worker, died))
         self.drain(worker)
 
     async def tend(self) -> None:
