@@ -182,6 +182,19 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     assert ended.stderr.count("\n") == 1
 
 
+def test_a_queue_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    """SQLite's own words say why."""
+    (tmp_path / "handler.py").touch()
+    (tmp_path / "queue.sqlite").write_text("This is no database, " * 100)
+    ended = run("--handler", tmp_path / "handler.py", "--data", tmp_path, "--port", 0)
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "The server cannot start: the queue is unavailable: file is not a database; "
+        "try again later\n"
+    )
+
+
 async def test_two_servers_cannot_share_their_data(tmp_path: Path) -> None:
     """The second would hand out the jobs of the first."""
     async with commanded(tmp_path, free_port()):

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from kontext import embedded_bucket
 from kontext.errors import BootError
 from kontext.local import GRACE_SECONDS
+from kontext.local.errors import QueueUnavailable
 
 if TYPE_CHECKING:
     from kontext.local.server import Server
@@ -34,7 +35,7 @@ def main() -> None:
     try:
         with ExitStack() as resources:
             asyncio.run(_serve(arguments, resources))
-    except (BootError, OSError, OverflowError) as error:
+    except (BootError, OSError, OverflowError, QueueUnavailable) as error:
         sys.exit(f"The server cannot start: {error}")
 
 

@@ -12,7 +12,7 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 
 from kontext import __version__
-from kontext.local.errors import ApiError
+from kontext.local.errors import ApiError, QueueUnavailable
 
 AUTHORIZATION = APIKeyHeader(name="Authorization", auto_error=False)
 
@@ -51,6 +51,10 @@ def _answer_in_sentences(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def refused(_request: Request, error: ApiError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, error.status)
+
+    @app.exception_handler(QueueUnavailable)
+    async def unavailable(_request: Request, error: QueueUnavailable) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 503)
 
     @app.exception_handler(HTTPException)
     async def unrouted(_request: Request, error: HTTPException) -> JSONResponse:

@@ -7,12 +7,14 @@ the networks of `FETCH_ALLOWED_NETWORKS` alone. Only the status code of an answe
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_network
 
 import httpx
 from ssrfguard import BlockedAddressError, BlockedURLError, Policy
 from ssrfguard.httpx import AsyncClient
 
+from kontext.local.persistence import when_available
 from kontext.local.queue import WEBHOOKS, Queue
 from kontext.local.record import Job
 from kontext.settings import Settings
@@ -61,7 +63,8 @@ class Webhooks:
         client = AsyncClient(policy=self._policy, timeout=TRY_SECONDS, trust_env=False)
         async with client, asyncio.TaskGroup() as deliveries:
             while True:
-                for job in self._queue.store.undelivered():
+                due = self._queue.store.undelivered
+                for job in await when_available(due, "looking for due webhooks"):
                     if job.id not in self._under_way:
                         self._under_way.add(job.id)
                         deliveries.create_task(self._deliver(client, job))
@@ -72,14 +75,18 @@ class Webhooks:
             if tried:
                 await asyncio.sleep(self._pause)
             # Before the try: an answer that ends this process must not be asked for for ever.
-            self._queue.store.note_delivery(job, tried + 1)
+            await self._note(job, tried + 1)
             if await self._accepted(client, job):
                 break
         else:
             log.warning("the webhook of %s did not answer 200 in %d tries", job.id, TRIES)
-        self._queue.store.note_delivery(job, None)
+        await self._note(job, None)
         self._under_way.discard(job.id)
         self._queue.signals.send(WEBHOOKS)  # for a job that was retried, and ended again meanwhile
+
+    async def _note(self, job: Job, tries: int | None) -> None:
+        note = partial(self._queue.store.note_delivery, job, tries)
+        await when_available(note, "noting a webhook's delivery")
 
     async def _accepted(self, client: httpx.AsyncClient, job: Job) -> bool:
         try:
