@@ -1,7 +1,7 @@
 """The ASGI application: routers, keys, CORS, and every refusal as one sentence under `error`."""
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Request, Security
@@ -17,25 +17,26 @@ from kontext.local.errors import ApiError, QueueUnavailable
 AUTHORIZATION = APIKeyHeader(name="Authorization", auto_error=False)
 
 
-def application(*routers: APIRouter) -> FastAPI:
-    """Return an application with these routes, its OpenAPI page at `/docs`."""
+def application(*routers: APIRouter, origins: Sequence[str] = ()) -> FastAPI:
+    """Return an application with these routes, its OpenAPI page at `/docs`.
+
+    Args:
+        routers: Its routes.
+        origins: Those of the web pages that may read its answers; `*` for all.
+    """
     app = FastAPI(
         title="kontext, local", version=__version__, summary="Runpod's API v2 on your own machine"
     )
     for router in routers:
         app.include_router(router)
     app.add_middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
+        CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
     )
     _answer_in_sentences(app)
     return app
 
 
-async def anybody() -> None:
-    """Admit every caller; not a plain function, for which FastAPI would use a thread."""
-
-
-def only(key: str) -> Callable[[str | None], Awaitable[None]]:
+def require_api_key(key: str) -> Callable[[str | None], Awaitable[None]]:
     """Return a dependency that admits callers who send `key`, bare or as a bearer token."""
 
     async def authorised(given: Annotated[str | None, Security(AUTHORIZATION)]) -> None:
