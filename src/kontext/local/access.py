@@ -8,6 +8,7 @@ no page knows, none of this is needed.
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from ipaddress import ip_address
 
 from fastapi import Request
@@ -18,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from kontext.errors import BootError
 from kontext.local.errors import ApiError
 
+IPV6 = 6
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[^\s:/@\[\]]+)(:[0-9]+)?", re.IGNORECASE)
 ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/@\[\]*]+)(:[0-9]+)?", re.IGNORECASE)
@@ -88,11 +90,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _host(name: str) -> str:
-    bracketed = f"[{name}]" if ":" in name and not name.startswith("[") else name
-    found = HOST.fullmatch(bracketed)
-    if not found or found["name"] != bracketed:
+    written = name.lower()
+    with suppress(ValueError):
+        written = f"[{written}]" if ip_address(name).version == IPV6 else written
+    found = HOST.fullmatch(written)
+    if not found or found["name"] != written:
         raise BootError(f"--allow-host must be a name such as my-machine.local, got {name!r}")
-    return bracketed.lower()
+    return written
 
 
 def _origin(origin: str) -> str:
