@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 from kontext import embedded_bucket
@@ -18,6 +19,7 @@ from kontext.errors import BootError, StorageError
 from kontext.settings import Settings
 from kontext.storage import Bucket
 from kontext.stored_file import StoredFile
+from tests.local.served import processes
 from tests.s3_server import download
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
@@ -86,6 +88,34 @@ async def test_checks_signatures(environment: dict[str, str], change: tuple[str,
     link = await bucket.store(FILE)
 
     assert (await download(link.replace(*change))).status_code == 403
+
+
+async def test_a_web_page_without_a_link_reads_nothing(environment: dict[str, str]) -> None:
+    """It may neither ask nor write, and by a name of its own no link opens (DNS rebinding).
+
+    rclone cannot be told which hosts it serves, but a link's signature covers its host. An answer
+    to a valid link can be read by every page, which no flag of rclone's changes: who has the link
+    may read the picture.
+    """
+    link = await open_bucket(environment).store(FILE)
+    page = {"Origin": "https://evil.example"}
+    async with httpx.AsyncClient(headers=page) as client:
+        unsigned = await client.get(link.partition("?")[0])
+        listing = await client.get(environment["BUCKET_ENDPOINT_URL"])
+        preflight = await client.options(link, headers={"Access-Control-Request-Method": "PUT"})
+        rebound = await client.get(link, headers={"Host": "evil.example"})
+
+    answers = [unsigned, listing, preflight, rebound]
+    assert [answer.status_code for answer in answers] == [400, 400, 403, 403]
+    for answer in answers:
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
+def test_no_process_shows_its_keys(environment: dict[str, str]) -> None:
+    """Command lines are for every user of the machine to read."""
+    shown = [processes(environment[name]) for name in environment if "ACCESS_KEY" in name]
+
+    assert shown == [[], []]
 
 
 async def test_checks_secrets(environment: dict[str, str]) -> None:

@@ -241,7 +241,7 @@ async def test_a_job_delivered_twice_is_answered_twice_and_stored_once(
     """Runpod delivers at least once; the second result, another picture, overwrites the first."""
     job_id = endpoint.send({**EDIT, "num_inference_steps": 10})
     await until(lambda: "Started." in worker.lines(job_id))
-    endpoint.served.server.queue.store.release(WORKER)  # as if the worker were dead
+    endpoint.served.server.queue.store.release(WORKER, died=True)  # as if the worker were dead
     await until(lambda: len(endpoint.results(job_id)) == 2)
 
     links = [post["output"]["image_url"] for post in endpoint.results(job_id)]

@@ -5,6 +5,7 @@ storing anything that matters.
 """
 
 import json
+import os
 import secrets
 import socket
 import sysconfig
@@ -40,10 +41,12 @@ def serve(root: Path, *flags: str, memory: Path | None = None) -> Iterator[dict[
     environment = _recalled(memory) or _new()
     access, secret = environment["BUCKET_ACCESS_KEY_ID"], environment["BUCKET_SECRET_ACCESS_KEY"]
     command = [
-        *(_rclone(), "--config", "/dev/null", "serve", "s3", "--auth-key", f"{access},{secret}"),
+        *(_rclone(), "--config", "/dev/null", "serve", "s3"),
         *("--addr", _free(environment["BUCKET_ENDPOINT_URL"]), *flags, str(root)),
     ]
-    with child_server(command, r"Starting s3 server on \[(https?://[^/\]]+)") as address:
+    # As a flag every user of the machine could read it; here rclone takes it for CSV.
+    keys = {**os.environ, "RCLONE_AUTH_KEY": f'"{access},{secret}"'}
+    with child_server(command, r"Starting s3 server on \[(https?://[^/\]]+)", keys) as address:
         environment["BUCKET_ENDPOINT_URL"] = address
         if memory:
             memory.touch(mode=0o600)

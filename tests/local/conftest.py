@@ -32,7 +32,9 @@ async def running(database: Path, **options: Any) -> AsyncIterator[Server]:
 
 def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
     """Return a client of some endpoint there."""
-    return httpx.AsyncClient(base_url=f"{server.url}/v2/any-endpoint", timeout=30, **options)
+    client = httpx.AsyncClient(base_url=f"{server.url}/v2/any-endpoint", timeout=30, **options)
+    client.headers.setdefault("Content-Type", "application/json")
+    return client
 
 
 @pytest.fixture

@@ -142,6 +142,7 @@ class Command:
 
     Attributes:
         directory: Of all its files; every process of it has this in its command line.
+        url: Where it listens.
         client: Calls it.
         ledger: What its workers write down.
         process: Itself.
@@ -149,6 +150,7 @@ class Command:
     """
 
     directory: Path
+    url: str
     client: Client
     ledger: Ledger
     process: asyncio.subprocess.Process
@@ -166,7 +168,9 @@ class Command:
 
 
 @asynccontextmanager
-async def commanded(directory: Path, port: int, workers: int = 1) -> AsyncIterator[Command]:
+async def commanded(
+    directory: Path, port: int, workers: int = 1, *flags: str, **environment: str
+) -> AsyncIterator[Command]:
     """Run the command while the block runs; wait until it has printed its invitation."""
     handler = directory / "handler.py"
     if not handler.exists():
@@ -176,15 +180,15 @@ async def commanded(directory: Path, port: int, workers: int = 1) -> AsyncIterat
     with output.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "kontext.local", *arguments),
-            *("--port", str(port), "--workers", str(workers)),
-            env=ledger.environment,
+            *("--port", str(port), "--workers", str(workers), *flags),
+            env={**ledger.environment, **environment},
             stdout=file,
             stderr=file,
         )
     try:
         await until(lambda: "Ctrl-C" in output.read_text() or process.returncode is not None)
-        client = Client(f"http://127.0.0.1:{port}")
-        yield Command(directory, client, ledger, process, output)
+        url = f"http://127.0.0.1:{port}"
+        yield Command(directory, url, Client(url), ledger, process, output)
     finally:
         if process.returncode is None:
             process.kill()

@@ -587,26 +587,28 @@ async def test_whatever_breaks_is_answered_in_a_sentence() -> None:
 # ---- Browsers, and the description
 
 
-async def test_a_browser_may_call_from_anywhere(client: httpx.AsyncClient) -> None:
+async def test_a_browser_with_the_key_may_call_from_anywhere(locked_server: Server) -> None:
     """A preflight allows what the documented request sends; answers and refusals can be read."""
-    origin = {"Origin": "https://app.example.com"}
-    preflight = await client.options(
-        "/runsync",
-        headers={
-            **origin,
-            "Access-Control-Request-Method": "POST",
-            "Access-Control-Request-Headers": "authorization,content-type",
-        },
-    )
-    answers = [
-        await client.post("/run", json=EDIT, headers=origin),
-        await client.get("/status/x", headers=origin),
-    ]
+    headers = {"Origin": "https://app.example.com", "Host": "evil.example"}
+    async with client_of(locked_server, headers=headers) as client:
+        preflight = await client.options(
+            "/runsync",
+            headers={
+                "Access-Control-Request-Method": "POST",
+                "Access-Control-Request-Headers": "authorization,content-type",
+            },
+        )
+        key = {"Authorization": "Bearer rpa_KEY"}
+        answers = [
+            await client.post("/run", json=EDIT, headers=key),
+            await client.get("/status/x", headers=key),
+        ]
 
     assert preflight.status_code == 200
     assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
     allowed = preflight.headers["Access-Control-Allow-Headers"].lower()
     assert {"authorization", "content-type"} <= set(re.split(", *", allowed))
+    assert [answer.status_code for answer in answers] == [200, 404]
     for answer in [preflight, *answers]:
         assert answer.headers["Access-Control-Allow-Origin"] == "*"
 

@@ -17,8 +17,9 @@ from kontext.local.__main__ import worker_environments
 from kontext.settings import Settings
 from kontext.storage import Bucket
 from kontext.stored_file import StoredFile
-from tests.local.served import EDIT, LONG_EDIT, commanded, free_port
+from tests.local.served import EDIT, LONG_EDIT, commanded, free_port, processes
 
+KEY = "rpa_KEY_of_these_tests"
 FILE = StoredFile("job-1", "png", b"pixels", "image/png", {})
 
 
@@ -137,19 +138,62 @@ def test_a_bucket_whose_memory_is_damaged_begins_anew(kept: str, tmp_path: Path)
         ).check()
 
 
-async def test_the_invitation_can_be_pasted(tmp_path: Path) -> None:
-    """The printed request is answered; its body is the example beside the handler."""
+@pytest.mark.parametrize("where", ["nowhere", "variable", "file"])
+async def test_the_invitation_can_be_pasted(where: str, tmp_path: Path) -> None:
+    """The printed request is answered; it names the key's place, and no process shows the key."""
+    (tmp_path / "a key").write_text(f"{KEY}\n")
+    (tmp_path / "a key").chmod(0o600)
+    flags = ["--api-key-file", str(tmp_path / "a key")] if where == "file" else []
+    environment = {"KONTEXT_API_KEY": KEY} if where == "variable" else {}
     body = tmp_path / "test_input.json"
     body.write_text(httpx.Request("POST", "http://x", json={"input": EDIT}).content.decode())
-    async with commanded(tmp_path, free_port()) as command:
+    async with commanded(tmp_path, free_port(), 1, *flags, **environment) as command:
         printed = command.output.read_text()
+        assert not processes(KEY)
+        assert not processes(bucket_secret(tmp_path))
         curl = printed[printed.index("curl ") : printed.index("\n\nCtrl-C")]
         shell = await asyncio.create_subprocess_shell(
-            f"{curl} --silent --show-error", stdout=asyncio.subprocess.PIPE
+            f"{curl} --silent --show-error",
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, **environment},
         )
         answer, _ = await shell.communicate()
 
+        async with httpx.AsyncClient() as client:
+            without_key = await client.get(f"{command.url}/v2/any/health")
+
     assert httpx.Response(200, content=answer).json()["status"] == "COMPLETED"
+    assert without_key.status_code == (200 if where == "nowhere" else 401)
+    assert KEY not in command.output.read_text()
+
+
+def bucket_secret(directory: Path) -> str:
+    """Return the secret of the embedded bucket."""
+    kept = httpx.Response(200, content=(directory / "data/bucket.json").read_bytes()).json()
+    return str(kept["BUCKET_SECRET_ACCESS_KEY"])
+
+
+async def test_a_key_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
+    """A secret that a container mounts is often so, so it is no reason not to start."""
+    (tmp_path / "key").write_text(KEY)
+    (tmp_path / "key").chmod(0o644)
+    async with commanded(tmp_path, free_port(), 1, "--api-key-file", f"{tmp_path}/key") as command:
+        printed = command.output.read_text()
+
+    assert f"other users may read {tmp_path}/key; keep them out by chmod 600" in printed
+
+
+async def test_what_it_allows_is_a_flag(tmp_path: Path) -> None:
+    """Both may come more than once."""
+    flags = [*("--allow-host", "a", "--allow-host", "b"), *("--allow-origin", "http://c:3000")]
+    headers = [{"Host": "a"}, {"Host": "b:80"}, {"Origin": "http://c:3000"}, {"Host": "d"}]
+    async with (
+        commanded(tmp_path, free_port(), 1, *flags) as command,
+        httpx.AsyncClient(base_url=command.url) as client,
+    ):
+        answers = [await client.get("/v2/any/health", headers=header) for header in headers]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 403]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +203,12 @@ async def test_the_invitation_can_be_pasted(tmp_path: Path) -> None:
         pytest.param(["--port", "70000"], "port must be 0-65535", id="no-port"),
         pytest.param(["--handler", "nowhere.py"], "there is no nowhere.py", id="no-handler"),
         pytest.param(["--workers", "0"], "--workers must be at least 1", id="no-workers"),
+        pytest.param(["--host", "0.0.0.0"], "clients need a key; set KONTEXT_API_KEY", id="open"),
+        pytest.param(["--allow-host", "a:1"], "--allow-host must be a name", id="no-host"),
+        pytest.param(["--allow-origin", "*"], "--allow-origin must be such as", id="no-origin"),
+        pytest.param(["--api-key-file", "nowhere"], "No such file", id="no-key-file"),
+        pytest.param(["--api-key-file", "{empty}"], "must hold a key", id="empty-key"),
+        pytest.param(["--api-key-file", "{binary}"], "must be text", id="binary-key"),
         pytest.param(["--grace", "nan"], "--grace must be 0 or more seconds", id="no-grace"),
     ],
 )
@@ -168,11 +218,15 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     """It names what to change."""
     handler = tmp_path / "handler.py"
     handler.touch()
+    empty, binary = tmp_path / "empty", tmp_path / "binary"
+    for file, content in ((empty, b"\n"), (binary, b"\xff")):
+        file.write_bytes(content)
+        file.chmod(0o600)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ended = run(
             *("--handler", handler, "--data", tmp_path / "data"),
-            *(argument.format(taken=port) for argument in arguments),
+            *(argument.format(taken=port, empty=empty, binary=binary) for argument in arguments),
         )
 
     assert ended.returncode == 1
@@ -180,6 +234,19 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     assert ended.stderr.startswith("The server cannot start: ")
     assert sentence in ended.stderr
     assert ended.stderr.count("\n") == 1
+
+
+def test_a_queue_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    """SQLite's own words say why."""
+    (tmp_path / "handler.py").touch()
+    (tmp_path / "queue.sqlite").write_text("This is no database, " * 100)
+    ended = run("--handler", tmp_path / "handler.py", "--data", tmp_path, "--port", 0)
+
+    assert ended.returncode == 1
+    assert ended.stderr == (
+        "The server cannot start: the queue is unavailable: file is not a database; "
+        "try again later\n"
+    )
 
 
 async def test_two_servers_cannot_share_their_data(tmp_path: Path) -> None:

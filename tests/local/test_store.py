@@ -7,6 +7,7 @@ import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 from kontext.local.jobs import DAY, SECOND, InvalidBody, Policy, Status, Submission
 from kontext.local.queue import Queue
 from kontext.local.record import Job
-from kontext.local.store import GIVEN_UP, MOST_ATTEMPTS, TOO_LONG, Store
+from kontext.local.store import GIVEN_UP, MOST_DEATHS, TOO_LONG, Store
 
 EDIT = Submission(input={"prompt": "at night"})
 NOON = 1_700_000_000.0
@@ -259,7 +260,7 @@ def test_nobody_knows_an_unknown_job(store: Store) -> None:
 def test_health_counts_every_job_once(store: Store) -> None:
     """Counts by state add up; each return to the queue counts as a retry."""
     orphan, again, *_ = [make(store) for make in (running, failed, *FINAL)]
-    store.release("a")
+    store.release("a", died=True)
     store.retry(again)
 
     taken = store.take("b")
@@ -277,7 +278,7 @@ def test_a_job_whose_worker_died_is_run_alone(store: Store) -> None:
     first, second, third = (queued(store) for _ in range(3))
     store.take("a")
     store.take("a")
-    store.release("a")
+    store.release("a", died=True)
 
     assert known(store, first).status == known(store, second).status == Status.IN_QUEUE
     assert taken(store, "b") == first
@@ -295,7 +296,7 @@ def test_a_suspect_waits_for_a_worker_without_jobs(store: Store) -> None:
     suspect = running(store)
     harmless = queued(store)
     store.take("b")
-    store.release("a")
+    store.release("a", died=True)
 
     assert taken(store, "b") is None
     store.finish(harmless, "b", {"output": 1})
@@ -307,7 +308,7 @@ def test_a_dead_workers_jobs_go_back(store: Store) -> None:
     orphan, other = running(store), queued(store)
     store.take("b")
 
-    assert store.release("a") == [orphan]
+    assert store.release("a", died=True) == [orphan]
     assert known(store, other).status == Status.IN_PROGRESS
     taken = store.take("c")
     assert taken is not None
@@ -319,13 +320,28 @@ def test_a_job_outlives_so_many_workers_and_no_more(store: Store) -> None:
     """The third death fails it; a client's retry gives it three workers anew."""
     job_id = queued(store)
     for _ in range(2):
-        for _ in range(MOST_ATTEMPTS):
+        for _ in range(MOST_DEATHS):
             assert known(store, job_id).status == Status.IN_QUEUE
             store.take("a")
-            store.release("a")
+            store.release("a", died=True)
         assert known(store, job_id).envelope()["error"] == GIVEN_UP
         assert known(store, job_id).status == Status.FAILED
         store.retry(job_id)
+
+
+def test_an_end_that_was_asked_for_counts_against_no_job(store: Store) -> None:
+    """Neither a restart of the server nor a worker that it replaces says anything of a job."""
+    job_id = queued(store)
+    for _ in range(2 * MOST_DEATHS):
+        store.take("a")
+        store.release("a", died=False)
+        store.take("a")
+        Queue(store)
+
+    assert known(store, job_id).status == Status.IN_QUEUE
+    assert taken(store, "b") == job_id
+    beside = queued(store)
+    assert taken(store, "b") == beside
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -486,7 +502,7 @@ async def test_who_waits_for_a_job_learns_that_its_time_is_up(
     assert told == [job_id]
 
 
-@pytest.mark.parametrize("end", [Queue.drain, Queue.release])
+@pytest.mark.parametrize("end", [Queue.drain, partial(Queue.release, died=True)])
 async def test_a_drained_or_dead_workers_polls_end_empty(
     store: Store, end: Callable[[Queue, str], None]
 ) -> None:
@@ -611,7 +627,7 @@ class Expected:
     order: tuple[bool, int]
     status: Status = Status.IN_QUEUE
     worker: str | None = None
-    attempts: int = 0
+    deaths: int = 0
 
 
 class Machine(RuleBasedStateMachine):
@@ -653,14 +669,13 @@ class Machine(RuleBasedStateMachine):
         taken = self.store.take(worker)
         held = [job for job in self.of(Status.IN_PROGRESS) if job.worker == worker]
         waiting = self.of(Status.IN_QUEUE)
-        suspects = any(job.attempts > 1 for job in held) or any(job.attempts for job in waiting[:1])
+        suspects = any(job.deaths for job in held) or any(job.deaths for job in waiting[:1])
         if not waiting or (held and suspects):
             assert taken is None
             return
         assert taken is not None
         assert self.jobs[taken.id] is waiting[0]
         waiting[0].status, waiting[0].worker = Status.IN_PROGRESS, worker
-        waiting[0].attempts += 1
 
     @rule(job_id=ids, worker=workers, answer=st.sampled_from([{"output": 1}, {"error": "no"}]))
     def finish(self, job_id: str, worker: str, answer: dict[str, Any]) -> None:
@@ -683,7 +698,7 @@ class Machine(RuleBasedStateMachine):
         """A client tries again."""
         self.store.retry(job_id)
         if self.jobs[job_id].status in {Status.FAILED, Status.TIMED_OUT}:
-            self.jobs[job_id].status, self.jobs[job_id].attempts = Status.IN_QUEUE, 0
+            self.jobs[job_id].status, self.jobs[job_id].deaths = Status.IN_QUEUE, 0
 
     @rule()
     def purge(self) -> None:
@@ -692,11 +707,14 @@ class Machine(RuleBasedStateMachine):
         for job in self.of(Status.IN_QUEUE):
             job.status = Status.CANCELLED
 
-    @rule(worker=workers)
-    def die(self, worker: str) -> None:
-        """A worker dies."""
-        self.store.release(worker)
-        self.expect_release([job for job in self.of(Status.IN_PROGRESS) if job.worker == worker])
+    @rule(worker=workers, died=st.booleans())
+    def end(self, worker: str, died: bool) -> None:
+        """A worker dies, or ends because it was told to."""
+        self.store.release(worker, died)
+        for job in self.of(Status.IN_PROGRESS):
+            if job.worker == worker:
+                job.deaths += died
+                job.status = Status.FAILED if job.deaths == MOST_DEATHS else Status.IN_QUEUE
 
     @rule()
     def restart(self) -> None:
@@ -704,12 +722,8 @@ class Machine(RuleBasedStateMachine):
         self.store.close()
         self.open()
         Queue(self.store)
-        self.expect_release(self.of(Status.IN_PROGRESS))
-
-    def expect_release(self, jobs: list[Expected]) -> None:
-        """Expect them back in the queue, or given up."""
-        for job in jobs:
-            job.status = Status.FAILED if job.attempts == MOST_ATTEMPTS else Status.IN_QUEUE
+        for job in self.of(Status.IN_PROGRESS):
+            job.status = Status.IN_QUEUE
 
     @rule()
     def wait(self) -> None:

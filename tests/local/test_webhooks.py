@@ -1,6 +1,7 @@
 """Webhooks, over HTTP: what they carry, how often they are tried, and what a restart does."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Self
@@ -152,6 +153,84 @@ async def test_a_webhook_that_nobody_answers_is_given_up(
     await settled(server)
 
     assert (await client.get(f"/status/{job_id}")).json()["status"] == "COMPLETED"
+
+
+async def raw_receiver(answer: bytes, endless: bool = False) -> asyncio.Server:
+    """Answer every call with these bytes, or with these again and again."""
+
+    async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while not (await reader.read(2**16)).endswith(b"}"):
+                pass
+            writer.write(b"HTTP/1.1 " + answer)
+            while endless:
+                writer.write(b"x" * 2**20)
+                await writer.drain()
+        writer.close()
+
+    return await asyncio.start_server(answered, "127.0.0.1", 0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"302 Found\r\nLocation: http://xn--/\r\nContent-Length: 0\r\n\r\n",
+        b"302 Found\r\nLocation: http://[\r\nContent-Length: 0\r\n\r\n",
+        b"200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+)
+async def test_no_answer_ends_the_server(
+    server: Server, client: httpx.AsyncClient, worker: Worker, answer: bytes
+) -> None:
+    """Whatever it makes our client raise, the try has failed, and the next job is served."""
+    async with await raw_receiver(answer) as receiver:
+        host, port = receiver.sockets[0].getsockname()
+        await completed(client, worker, f"http://{host}:{port}/done")
+        await settled(server)
+
+    assert (await client.get("/health")).status_code == 200
+
+
+async def test_the_body_of_an_answer_is_not_read(
+    server: Server, client: httpx.AsyncClient, worker: Worker
+) -> None:
+    """An endless one neither fills the memory nor holds up the delivery."""
+    async with await raw_receiver(b"200 OK\r\n\r\n", endless=True) as receiver:
+        host, port = receiver.sockets[0].getsockname()
+        await completed(client, worker, f"http://{host}:{port}/done")
+        await settled(server)
+
+
+@pytest.mark.parametrize(
+    "webhook", ["http://169.254.169.254/done", "http://10.0.0.1/done", "http://[fe80::1]/done"]
+)
+async def test_a_webhook_in_a_private_network_is_not_called(
+    server: Server,
+    client: httpx.AsyncClient,
+    worker: Worker,
+    webhook: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The log says which address was refused; the job keeps its result."""
+    job_id = await completed(client, worker, webhook)
+    await settled(server)
+
+    assert f"the webhook of {job_id} was not called" in caplog.text
+    assert (await client.get(f"/status/{job_id}")).json()["status"] == "COMPLETED"
+
+
+async def test_a_try_counts_before_it_is_made(
+    server: Server, client: httpx.AsyncClient, worker: Worker, receiver: Receiver
+) -> None:
+    """A server that the answer ends does not ask for it again for ever."""
+    receiver.open.clear()
+    await completed(client, worker, receiver.url)
+    await receiver.calls(1)
+
+    assert [job.deliveries for job in server.queue.store.undelivered()] == [1]
+    receiver.open.set()
 
 
 async def test_a_slow_webhook_holds_up_no_other(

@@ -15,7 +15,7 @@ import pytest_asyncio
 
 from kontext.errors import OutOfMemory
 from kontext.local.queue import Queue
-from kontext.local.store import GIVEN_UP, MOST_ATTEMPTS, Store
+from kontext.local.store import GIVEN_UP, MOST_DEATHS, Store
 from kontext.local.worker_process import WorkerProcess
 from tests.local.served import EDIT, LONG_EDIT, Served, group, serving, until
 
@@ -63,7 +63,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     assert (job["status"], job["error"]) == ("FAILED", GIVEN_UP)
     harmless = await served.client.send(EDIT)
     assert (await served.client.finished(harmless))["status"] == "COMPLETED"
-    assert served.ledger.boots - before == MOST_ATTEMPTS
+    assert served.ledger.boots - before == MOST_DEATHS
     await until(lambda: not group(first))
 
 
@@ -130,10 +130,13 @@ async def test_a_job_that_outlives_the_grace_period_is_queued_again(tmp_path: Pa
     async with serving(tmp_path, grace_seconds=1) as served:
         job_id = await served.client.send({**EDIT, "prompt": "wait", "seed": 1})
         await served.client.running(job_id)
+    stopped = Store(tmp_path / "queue.sqlite").get(job_id)
     (tmp_path / "1").touch()
     async with serving(tmp_path) as served:
         job = await served.client.finished(job_id)
 
+    assert stopped is not None
+    assert stopped.deaths == 0  # its worker was told to end
     assert job["status"] == "COMPLETED"
     assert served.ledger.stored[job_id] == 1
 

@@ -18,11 +18,16 @@ from typing import TYPE_CHECKING
 from kontext import embedded_bucket
 from kontext.errors import BootError
 from kontext.local import GRACE_SECONDS
+from kontext.local.errors import QueueUnavailable
 
 if TYPE_CHECKING:
     from kontext.local.server import Server
 
 ENDPOINT = "black-forest-labs-flux-1-kontext-dev"
+API_KEY = "KONTEXT_API_KEY"
+"""The variable that may hold the key: the command line is for everyone on the machine to read."""
+
+log = logging.getLogger("kontext")
 
 
 def main() -> None:
@@ -34,7 +39,7 @@ def main() -> None:
     try:
         with ExitStack() as resources:
             asyncio.run(_serve(arguments, resources))
-    except (BootError, OSError, OverflowError) as error:
+    except (BootError, OSError, OverflowError, QueueUnavailable) as error:
         sys.exit(f"The server cannot start: {error}")
 
 
@@ -47,7 +52,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to bind")
     parser.add_argument("--port", type=int, default=8000, help="port to bind; 0 takes a free one")
-    parser.add_argument("--api-key", help="what clients must send as their API key")
+    parser.add_argument(
+        "--api-key-file",
+        type=Path,
+        help=f"file with the API key that clients must send; else the variable {API_KEY}; without "
+        "either only this machine is answered, and no web page",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="without a key: another name of this machine that may stand in `Host`; repeatable",
+    )
+    parser.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="ORIGIN",
+        help="without a key: web pages that may call, such as http://localhost:3000; repeatable",
+    )
     parser.add_argument("--workers", type=int, help="how many; default one for each GPU, or one")
     parser.add_argument("--handler", type=Path, default="handler.py", help="the workers' program")
     parser.add_argument(
@@ -70,26 +94,45 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
         raise BootError(f"--grace must be 0 or more seconds, got {arguments.grace:g}")
     if not arguments.handler.is_file():
         raise BootError(f"there is no {arguments.handler}; name the workers' program by --handler")
+    api_key, environment = _api_key(arguments.api_key_file), dict(os.environ)
+    environment.pop(API_KEY, None)  # no worker needs it
     _claim(arguments.data, resources)
     bucket: Mapping[str, str] = {}
-    if not (os.environ.get("BUCKET_NAME") or os.environ.get("BUCKET_ENDPOINT_URL")):
+    if not (environment.get("BUCKET_NAME") or environment.get("BUCKET_ENDPOINT_URL")):
         bucket = resources.enter_context(
             embedded_bucket.serve(arguments.data / "bucket", memory=arguments.data / "bucket.json")
         )
     server = Server(
         Options(
             database=arguments.data / "queue.sqlite",
-            workers=worker_environments({**os.environ, **bucket}, arguments.workers),
+            workers=worker_environments({**environment, **bucket}, arguments.workers),
             handler=arguments.handler,
             host=arguments.host,
             port=arguments.port,
-            api_key=arguments.api_key,
+            api_key=api_key,
+            allowed_hosts=arguments.allow_host,
+            allowed_origins=arguments.allow_origin,
             grace_seconds=arguments.grace,
         )
     )
     stop = stop_on_signals()
-    print(_invitation(server, arguments), flush=True)
+    print(_invitation(server, arguments, has_key=api_key is not None), flush=True)
     await server.run(stop)
+
+
+def _api_key(file: Path | None) -> str | None:
+    """Return the key that clients must send, if there is one; none is empty."""
+    if file is None:
+        return os.environ.get(API_KEY, "").strip() or None
+    if file.stat().st_mode & 0o077:
+        log.warning("other users may read %s; keep them out by chmod 600", file)
+    try:
+        key = file.read_text().strip()
+    except UnicodeDecodeError:
+        raise BootError(f"--api-key-file must be text, and {file} is none") from None
+    if not key:
+        raise BootError(f"--api-key-file must hold a key, and {file} is empty")
+    return key
 
 
 def _claim(directory: Path, resources: ExitStack) -> None:
@@ -132,14 +175,16 @@ def _gpus(environment: Mapping[str, str]) -> list[str]:
     return [str(number) for number in range(sum(line.startswith("GPU ") for line in lines))]
 
 
-def _invitation(server: "Server", arguments: argparse.Namespace) -> str:
+def _invitation(server: "Server", arguments: argparse.Namespace, *, has_key: bool) -> str:
+    file = arguments.api_key_file
+    key = f"$(cat {shlex.quote(str(file))})" if file else f"${API_KEY}"
+    header = f'\n  -H "Authorization: Bearer {key}" \\' if has_key else ""
     body = shlex.quote(f"@{arguments.handler.with_name('test_input.json')}")
     return f"""
 Runpod's API v2 is at {server.url}/v2/{{any endpoint}}, its description at {server.url}/docs.
 {len(server.workers)} worker(s) are starting; jobs wait until one is ready. Try:
 
-curl -X POST {server.url}/v2/{ENDPOINT}/runsync \\
-  -H "Authorization: Bearer {arguments.api_key or "$RUNPOD_API_KEY"}" \\
+curl -X POST {server.url}/v2/{ENDPOINT}/runsync \\{header}
   -H "Content-Type: application/json" \\
   -d {body}
 

@@ -1,7 +1,7 @@
 """The ASGI application: routers, keys, CORS, and every refusal as one sentence under `error`."""
 
 import hmac
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Request, Security
@@ -12,30 +12,31 @@ from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
 
 from kontext import __version__
-from kontext.local.errors import ApiError
+from kontext.local.errors import ApiError, QueueUnavailable
 
 AUTHORIZATION = APIKeyHeader(name="Authorization", auto_error=False)
 
 
-def application(*routers: APIRouter) -> FastAPI:
-    """Return an application with these routes, its OpenAPI page at `/docs`."""
+def application(*routers: APIRouter, origins: Sequence[str] = ()) -> FastAPI:
+    """Return an application with these routes, its OpenAPI page at `/docs`.
+
+    Args:
+        routers: Its routes.
+        origins: Those of the web pages that may read its answers; `*` for all.
+    """
     app = FastAPI(
         title="kontext, local", version=__version__, summary="Runpod's API v2 on your own machine"
     )
     for router in routers:
         app.include_router(router)
     app.add_middleware(
-        CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"]
+        CORSMiddleware, allow_origins=origins, allow_methods=["*"], allow_headers=["*"]
     )
     _answer_in_sentences(app)
     return app
 
 
-async def anybody() -> None:
-    """Admit every caller; not a plain function, for which FastAPI would use a thread."""
-
-
-def only(key: str) -> Callable[[str | None], Awaitable[None]]:
+def require_api_key(key: str) -> Callable[[str | None], Awaitable[None]]:
     """Return a dependency that admits callers who send `key`, bare or as a bearer token."""
 
     async def authorised(given: Annotated[str | None, Security(AUTHORIZATION)]) -> None:
@@ -51,6 +52,10 @@ def _answer_in_sentences(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
     async def refused(_request: Request, error: ApiError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, error.status)
+
+    @app.exception_handler(QueueUnavailable)
+    async def unavailable(_request: Request, error: QueueUnavailable) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 503)
 
     @app.exception_handler(HTTPException)
     async def unrouted(_request: Request, error: HTTPException) -> JSONResponse:

@@ -4,11 +4,14 @@ Synchronous methods change something and wake who waits for it; asynchronous one
 """
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
+from kontext.local.errors import QueueUnavailable
 from kontext.local.jobs import Submission
+from kontext.local.persistence import when_available
 from kontext.local.record import Job
 from kontext.local.signals import Signals
 from kontext.local.store import Store
@@ -29,7 +32,9 @@ class Queue:
         self.signals = Signals()
         self._to_stop: defaultdict[str, list[str]] = defaultdict(list)
         self._drained: set[str] = set()
-        store.release()  # nobody runs what a former server had handed out
+        self._gone: dict[str, bool] = {}
+        """Ended workers whose jobs are still to be released, and whether they died."""
+        store.release_all()
 
     def submit(self, submission: Submission, sync: bool) -> Job:
         """Queue a job."""
@@ -111,20 +116,34 @@ class Queue:
         self._ended(purged)
         return len(purged)
 
-    def release(self, worker: str) -> None:
-        """Hand the jobs of a dead worker to others; a poll that it left behind gets nothing."""
+    def release(self, worker: str, died: bool) -> None:
+        """Hand the jobs of an ended worker to others; a poll that it left behind gets nothing.
+
+        Args:
+            worker: Its id.
+            died: Whether it ended by itself, which counts against its jobs.
+        """
         self._to_stop.pop(worker, None)
-        self._ended(self.store.release(worker))
         self.drain(worker)
+        self._gone[worker] = died
+        with contextlib.suppress(QueueUnavailable):  # then `tend` does it
+            self._release()
 
     async def tend(self) -> None:
-        """End what is overdue and forget what is old, for ever."""
+        """End what is overdue, forget what is old and release what is orphaned, for ever."""
         while True:
-            ended = [*self.store.overdue(), *self.store.forget()]
-            for job in ended:
-                self._stop(job)
-            self._ended(job.id for job in ended)
+            await when_available(self._release, "releasing the jobs of ended workers")
+            for end in (self.store.overdue, self.store.forget):
+                jobs = await when_available(end, "housekeeping")
+                for job in jobs:
+                    self._stop(job)
+                self._ended(job.id for job in jobs)
             await asyncio.sleep(TEND_SECONDS)
+
+    def _release(self) -> None:
+        for worker, died in list(self._gone.items()):
+            self._ended(self.store.release(worker, died))
+            del self._gone[worker]
 
     def _stop(self, job: Job) -> None:
         if job.worker:

@@ -26,7 +26,7 @@ class Job(Base):
         id: Runpod's form, `sync-<uuid>-u1` or `<uuid>-u1`.
         keep: Seconds that a result is kept.
         expires: When it is forgotten, whatever its state.
-        attempts: Workers that it was handed to since a client queued or retried it.
+        deaths: Workers that died under it since a client queued or retried it.
         retries: How often it went back to the queue.
         deliveries: Attempts made at the webhook; `None` when none is due.
         answer: What a worker posted: `output` and `error`, as far as present.
@@ -48,7 +48,7 @@ class Job(Base):
     started: Mapped[float | None]
     finished: Mapped[float | None]
     worker: Mapped[str | None] = mapped_column(index=True)
-    attempts: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column("attempts", default=0)  # the name in older files
     retries: Mapped[int] = mapped_column(default=0)
     deliveries: Mapped[int | None]
     answer: Mapped[dict[str, Any]] = mapped_column(default=dict)
@@ -81,7 +81,6 @@ class Job(Base):
     def start(self, worker: str, now: float) -> None:
         """Hand it to a worker."""
         self.status, self.worker, self.started = Status.IN_PROGRESS, worker, now
-        self.attempts += 1
 
     def end(self, status: Status, answer: dict[str, Any], now: float) -> None:
         """End it, and make its webhook due."""

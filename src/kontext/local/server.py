@@ -13,14 +13,16 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from kontext.local import GRACE_SECONDS
-from kontext.local.app import anybody, application, only
+from kontext.errors import BootError
+from kontext.local import GRACE_SECONDS, access
+from kontext.local.app import application, require_api_key
 from kontext.local.client_api import ClientApi
 from kontext.local.queue import Queue
 from kontext.local.store import Store
-from kontext.local.webhooks import Webhooks
+from kontext.local.webhooks import Webhooks, webhook_policy
 from kontext.local.worker_api import WorkerApi
 from kontext.local.worker_process import HUNG_SECONDS, WorkerProcess, control_plane
+from kontext.settings import Settings
 
 log = logging.getLogger("kontext")
 
@@ -35,7 +37,9 @@ class Options:
         handler: The workers' program.
         host: Address to bind.
         port: Port to bind; 0 takes a free one.
-        api_key: What clients must send; `None` admits all.
+        api_key: What clients must send; `None` admits the programs of this machine.
+        allowed_hosts: Other names of this machine by which it may then be called.
+        allowed_origins: Those of the web pages that may then call it, as `http://localhost:3000`.
         hung_seconds: Silence after which a worker is replaced.
         grace_seconds: What a worker gets to finish its jobs when it is asked to end; what it has
             not finished then is queued again.
@@ -49,6 +53,8 @@ class Options:
     host: str = "127.0.0.1"
     port: int = 0
     api_key: str | None = None
+    allowed_hosts: Sequence[str] = ()
+    allowed_origins: Sequence[str] = ()
     hung_seconds: float = HUNG_SECONDS
     grace_seconds: float = GRACE_SECONDS
     webhook_pause: float = 10.0
@@ -61,6 +67,11 @@ class Server:
     Args:
         options: See there.
 
+    Raises:
+        BootError: It would be open to other machines without a key, or a name or an origin is none.
+        OSError: Its address cannot be bound.
+        QueueUnavailable: Its database cannot be opened.
+
     Attributes:
         url: Where it listens.
         queue: Its jobs.
@@ -70,13 +81,22 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self._options = options
+        if not options.api_key and not access.is_loopback(options.host):
+            raise BootError(
+                f"--host {options.host!r} opens the server to other machines, so clients need a "
+                "key; set KONTEXT_API_KEY or name a file by --api-key-file"
+            )
         self._worker_key = secrets.token_hex(16)
-        self._socket = socket.create_server((options.host, options.port))
+        ipv6 = ":" in options.host
+        family = socket.AF_INET6 if ipv6 else socket.AF_INET
+        self._socket = socket.create_server((options.host, options.port), family=family)
         # uvicorn sends head and body apart: without it each answer waits 40 ms for a delayed ACK.
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
         self._store = Store(options.database)
         self.queue = Queue(self._store)
-        self.url = f"http://{options.host}:{self._socket.getsockname()[1]}"
+        self._app = options.wrap(self._application())
+        name = f"[{options.host}]" if ipv6 else options.host
+        self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         self.control_plane = control_plane(
             f"{self.url}/v2/local", self._worker_key, options.hung_seconds
         )
@@ -93,7 +113,8 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set; then let the workers finish, and end."""
-        webhooks = Webhooks(self.queue, self._options.webhook_pause)
+        policy = webhook_policy(Settings.load())
+        webhooks = Webhooks(self.queue, policy, self._options.webhook_pause)
         with contextlib.closing(self._store):
             async with asyncio.TaskGroup() as tasks:  # what fails ends the rest
                 chores = [tasks.create_task(do) for do in (self.queue.tend(), webhooks.deliver())]
@@ -103,7 +124,7 @@ class Server:
 
     async def _serve(self, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         """End the workers before the routes: that is where they post their results."""
-        web = _Web(uvicorn.Config(self._app(), log_level="warning", timeout_graceful_shutdown=2))
+        web = _Web(uvicorn.Config(self._app, log_level="warning", timeout_graceful_shutdown=2))
         serving = tasks.create_task(web.serve(sockets=[self._socket]))
         serving.add_done_callback(lambda _: stop.set())
         lives = [tasks.create_task(worker.run()) for worker in self.workers]
@@ -115,14 +136,20 @@ class Server:
         web.should_exit = True
         await serving
 
-    def _app(self) -> ASGIApp:
-        key = self._options.api_key
+    def _application(self) -> ASGIApp:
+        """Behave as Runpod does when clients need a key; without one, trust this machine alone."""
+        key, origins = self._options.api_key, self._options.allowed_origins
         clients = ClientApi(self.queue, self._ready_workers)
-        workers = WorkerApi(self.queue, self._seen, self._replace)
-        app = application(
-            clients.routes(only(key) if key else anybody), workers.routes(only(self._worker_key))
+        workers = WorkerApi(self.queue, self._seen, self._replace).routes(
+            require_api_key(self._worker_key)
         )
-        return self._options.wrap(app)
+        if key:
+            return application(clients.routes(require_api_key(key)), workers, origins=["*"])
+        return access.LocalAccess(
+            application(clients.routes(access.json_alone), workers, origins=origins),
+            hosts=(self._options.host, *self._options.allowed_hosts),
+            origins=origins,
+        )
 
     def _ready_workers(self) -> set[str]:
         return {worker.id for worker in self.workers if worker.ready}

@@ -16,10 +16,10 @@ from kontext.local.database import Database
 from kontext.local.jobs import Status, Submission
 from kontext.local.record import Job, Payload
 
-MOST_ATTEMPTS = 3
+MOST_DEATHS = 3
 """Workers that may die under a job before it is given up."""
 
-GIVEN_UP = f"The job was given up: {MOST_ATTEMPTS} workers died that had taken it"
+GIVEN_UP = f"The job was given up: {MOST_DEATHS} workers died that had taken it"
 TOO_LONG = "executionTimeout exceeded"
 
 WAITS, RUNS = Job.status == Status.IN_QUEUE, Job.status == Status.IN_PROGRESS
@@ -63,11 +63,11 @@ class Store:
         that gets no other, or it would take those along and have them given up.
         """
         turns = select(Job).where(WAITS).order_by(Job.low_priority, Job.sequence)
-        held = select(func.max(Job.attempts)).where(RUNS, Job.worker == worker)
+        held = select(func.max(Job.deaths)).where(RUNS, Job.worker == worker)
         with self._transaction() as session:
             job = session.scalar(turns.limit(1).options(joinedload(Job.payload)))
-            attempts = session.scalar(held)
-            if job is None or (attempts is not None and max(attempts - 1, job.attempts) > 0):
+            deaths = session.scalar(held)
+            if job is None or (deaths is not None and max(deaths, job.deaths) > 0):
                 return None
             job.start(worker, self._now())
             return job
@@ -118,7 +118,7 @@ class Store:
                 return None
             if retried := job.status in {Status.FAILED, Status.TIMED_OUT}:
                 job.requeue()
-                job.attempts = 0
+                job.deaths = 0
             return job, retried
 
     def purge(self) -> list[str]:
@@ -129,16 +129,28 @@ class Store:
                 job.end(Status.CANCELLED, {}, self._now())
             return [job.id for job in jobs]
 
-    def release(self, worker: str | None = None) -> list[str]:
-        """Take jobs back from a dead worker, or from all; return their ids."""
+    def release(self, worker: str, died: bool) -> list[str]:
+        """Take its jobs back from a worker that has ended; return their ids.
+
+        Args:
+            worker: Its id.
+            died: Whether it ended by itself, perhaps because of a job; not if it was told to.
+        """
         with self._transaction() as session:
-            jobs = _all(session, RUNS, *([Job.worker == worker] if worker else []))
+            jobs = _all(session, RUNS, Job.worker == worker)
             for job in jobs:
-                if job.attempts < MOST_ATTEMPTS:
+                job.deaths += died
+                if job.deaths < MOST_DEATHS:
                     job.requeue()
                 else:
                     job.end(Status.FAILED, {"error": GIVEN_UP}, self._now())
             return [job.id for job in jobs]
+
+    def release_all(self) -> None:
+        """Take back what a former server had handed out: its workers ended because it did."""
+        with self._transaction() as session:
+            for job in _all(session, RUNS):
+                job.requeue()
 
     def overdue(self) -> Sequence[Job]:
         """End the jobs that ran longer than they may; return them."""

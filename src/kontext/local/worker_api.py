@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from kontext.local.client_api import RUNSYNC_BYTES, read
-from kontext.local.errors import ApiError
+from kontext.local.errors import ApiError, QueueUnavailable
 from kontext.local.jobs import InvalidBody, json_object
+from kontext.local.persistence import when_available
 from kontext.local.queue import Queue
 
 POLL_SECONDS = 25.0
@@ -46,7 +48,11 @@ class WorkerApi:
     async def job_take(self, worker: str) -> Response:
         """Hand out a job, or 204 when none comes."""
         self._seen(worker)
-        job = await self._queue.take(worker, POLL_SECONDS)
+        try:
+            job = await self._queue.take(worker, POLL_SECONDS)
+        except QueueUnavailable as error:
+            # At 429 the SDK pauses 5 seconds; at 503 it would ask again at once.
+            raise ApiError(429, str(error)) from error
         return _json({"id": job.id, **job.body}) if job else Response(status_code=204)
 
     async def job_stop(self, worker: str) -> Response:
@@ -60,7 +66,9 @@ class WorkerApi:
             self._queue.store.progress(job_id, worker, posted.get("output"))
             return _json({})
         stop_pod = posted.pop("stopPod", False)
-        self._queue.finish(job_id, worker, _answer(posted))
+        # The SDK drops a result that is refused often enough; so it waits for a full disk.
+        finish = partial(self._queue.finish, job_id, worker, _answer(posted))
+        await when_available(finish, "recording a result")
         if stop_pod:
             self._replace(worker)
         return _json({})

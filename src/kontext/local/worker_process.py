@@ -112,9 +112,9 @@ class WorkerProcess:
         if self._ending.is_set():  # while it was made
             self.replace()
         code = await self._exit_code(self._process)
-        unasked = self._asked_to_end == math.inf
-        log.log(logging.WARNING if unasked else logging.INFO, "worker %s ended: %d", self.id, code)
-        self._queue.release(self.id)
+        died = self._asked_to_end == math.inf
+        log.log(logging.WARNING if died else logging.INFO, "worker %s ended: %d", self.id, code)
+        self._queue.release(self.id, died)
         booted, self.ready, self.id = self.ready, False, ""
         return booted
 
