@@ -45,6 +45,14 @@ def editor(tiny: Model) -> Editor:
     return Editor(tiny, TRUE_CFG_SCALE)
 
 
+@pytest.fixture(scope="module")
+def bfloat16() -> Model:
+    """The tiny pipeline as a GPU runs it."""
+    loaded = Model(random_model.pipeline().to(torch.bfloat16), "random", "none")
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    return loaded
+
+
 @pytest.fixture
 def calls(tiny: Model) -> Iterator[Calls]:
     """Record every call of the transformer."""
@@ -221,6 +229,27 @@ def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Edito
             done(editor, an_edit())
     finally:
         hook.remove()
+
+
+def test_bytes_are_rounded_from_float32(bfloat16: Model) -> None:
+    """What the decoder gives in bfloat16 is scaled to bytes in float32, and no level is favoured.
+
+    In bfloat16, 24.8 % of uniformly distributed values came out as another byte, 0.19 of a level
+    darker in the mean, and every second level of the brightest quarter three times as often.
+    """
+    decoded = torch.linspace(-1, 1, 3 * 256 * 256).reshape(1, 3, 256, 256).to(torch.bfloat16)
+    hook = bfloat16.pipeline.vae.decoder.register_forward_hook(lambda *_: decoded)
+    try:
+        delivered = Editor(bfloat16, TRUE_CFG_SCALE).edit(an_edit(steps=1), lambda _: None)
+    finally:
+        hook.remove()
+    levels = np.asarray(delivered).astype(int)
+    exact = (decoded[0].permute(1, 2, 0).float().numpy() + 1) * 127.5
+    counts = np.bincount(levels.ravel(), minlength=256)[1:-1]  # the outermost are half as wide
+
+    assert np.abs(levels - exact).max() <= 0.5
+    assert abs((levels - exact).mean()) < 0.01
+    assert 0.75 < counts.min() / counts.mean() < counts.max() / counts.mean() < 1.25
 
 
 def test_the_crop_keeps_the_upper_left(editor: Editor) -> None:

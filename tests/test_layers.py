@@ -14,6 +14,7 @@ HEAVY = {"torch", "torchao", "diffusers", "transformers"}
 MAY_BE_HEAVY = {
     "model",
     "acceleration",
+    "autoencoder",
     "editor",
     "safety",
     "random_model",

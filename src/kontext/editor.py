@@ -10,9 +10,11 @@ import torch
 from PIL import Image
 
 from kontext.acceleration import step_cache
+from kontext.autoencoder import Float32ImageProcessor
 from kontext.edit import Edit
 from kontext.errors import OutOfMemory
 from kontext.model import Model
+from kontext.size import GRID
 
 
 class Editor:
@@ -29,6 +31,7 @@ class Editor:
         self.mode = model.plan.mode
         self._predicts_steps = model.plan.step_cache
         self._pipeline = model.pipeline
+        self._pipeline.image_processor = Float32ImageProcessor(GRID)
         self._true_cfg_scale = true_cfg_scale
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
