@@ -171,6 +171,17 @@ def test_a_negative_prompt_works_and_doubles_the_calls(editor: Editor, calls: Ca
     assert plain == blank != negative
 
 
+def test_noise_levels_are_the_pipelines_up_to_one_megapixel_and_lower_beyond(
+    editor: Editor, calls: Calls
+) -> None:
+    """Of 2 steps the second starts at e^mu / (e^mu + 1): mu is 1.15 at 1024*1024, then grows."""
+    for size in (Size(1024, 1024), Size(2048, 1024)):
+        done(editor, an_edit(size, reference=picture()))
+
+    levels = [call["timestep"].item() for call in calls]
+    assert levels == pytest.approx([1, 0.7595, 1, 0.8171], abs=1e-4)
+
+
 @pytest.mark.parametrize("guidance", [0.0, 2.0, 10.0])
 def test_guidance_reaches_the_transformer(editor: Editor, calls: Calls, guidance: float) -> None:
     """`guidance` is the distilled guidance scale."""

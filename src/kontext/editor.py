@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from PIL import Image
 
+from kontext import schedule
 from kontext.acceleration import step_cache
 from kontext.autoencoder import Float32ImageProcessor
 from kontext.edit import Edit
@@ -72,6 +73,7 @@ class Editor:
             max_area=canvas.area,  # else the pipeline scales every size to one megapixel
             _auto_resize=False,
             num_inference_steps=edit.steps,
+            sigmas=schedule.sigmas(canvas.tokens, edit.steps),
             guidance_scale=edit.guidance,
             # Drawn on the CPU: CUDA's generators differ between GPU models.
             generator=torch.Generator("cpu").manual_seed(edit.seed),

@@ -48,6 +48,11 @@ class Size:
         return self.width * self.height
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the transformer, for a size on the grid."""
+        return self.area // GRID**2
+
+    @property
     def grid(self) -> "Size":
         """The next size up whose sides the transformer can generate, at most 15 px more."""
         return Size(_up(self.width), _up(self.height))
