@@ -263,6 +263,18 @@ def test_bytes_are_rounded_from_float32(bfloat16: Model) -> None:
     assert 0.75 < counts.min() / counts.mean() < counts.max() / counts.mean() < 1.25
 
 
+def test_what_is_generated_at_another_size_is_scaled_to_the_one_asked_for(editor: Editor) -> None:
+    """The picture is the one of the generated size, its surplus cropped, scaled by Lanczos."""
+    generated = Size(290, 270)
+    edit = an_edit(generated, picture(290, 270))
+    plain = editor.edit(edit, lambda _: None)
+    scaled = editor.edit(
+        dataclasses.replace(edit, size=Size(100, 93), generated=generated), lambda _: None
+    )
+
+    assert scaled.tobytes() == plain.resize((100, 93), Image.Resampling.LANCZOS).tobytes()
+
+
 def test_the_crop_keeps_the_upper_left(editor: Editor) -> None:
     """Off the grid the result is the canvas without its surplus to the right and below."""
     inside = editor.edit(an_edit(Size(250, 250), picture(250, 250)), lambda _: None)

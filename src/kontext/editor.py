@@ -1,4 +1,4 @@
-"""One edit with the pipeline: reference, noise, steps, progress, stop, crop.
+"""One edit with the pipeline: reference, noise, steps, progress, stop, crop, final size.
 
 Synchronous; it runs where it is called and knows nothing of jobs, queues or files.
 """
@@ -56,12 +56,11 @@ class Editor:
             raise OutOfMemory(
                 f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
             )
-        # The surplus of the grid lies to the right and below, as in the reference.
-        return Image.fromarray(pixels.numpy()).crop((0, 0, edit.size.width, edit.size.height))
+        return _delivered(Image.fromarray(pixels.numpy()), edit)
 
     def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:
         """Return height x width x 3, uint8, on the CPU."""
-        canvas = edit.size.grid
+        canvas = edit.generated_size.grid
         guided = _guided(edit)
         images = self._pipeline(
             image=edit.reference,
@@ -91,6 +90,15 @@ class Editor:
         if not self._predicts_steps:
             return nullcontext()
         return step_cache(self._pipeline, edit.steps, branches=2 if _guided(edit) else 1)
+
+
+def _delivered(canvas: Image.Image, edit: Edit) -> Image.Image:
+    """Crop the surplus of the grid, to the right and below as in the reference; then scale."""
+    generated, size = edit.generated_size, edit.size
+    picture = canvas.crop((0, 0, generated.width, generated.height))
+    if generated == size:
+        return picture
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
 
 
 def _guided(edit: Edit) -> bool:
