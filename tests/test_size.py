@@ -100,6 +100,35 @@ def test_native_sizes_are_those_the_model_was_trained_at(source: Size, native: S
     assert abs(native.area - NATIVE_AREA) / NATIVE_AREA < 0.01
 
 
+@given(short=st.integers(16, 10_000), aspect=st.floats(min_value=1, max_value=7 / 3))
+def test_a_native_size_has_nearly_the_aspect_of_its_picture(short: int, aspect: float) -> None:
+    """From 1:1 to 7:3 by no more than 1.8 %, so that a reference may be scaled onto it."""
+    source = Size(int(short * aspect), short)
+    native = source.native()
+    ratio = source.width * native.height / (source.height * native.width)
+
+    assert source.has_aspect_near(native)
+    assert native.has_aspect_near(source)
+    assert abs(ratio - 1) <= 0.018
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "near"),
+    [
+        (Size(1000, 1000), Size(1020, 1000), True),
+        (Size(1000, 1000), Size(1000, 1020), True),
+        (Size(1000, 1000), Size(1021, 1000), False),
+        (Size(1000, 1000), Size(1000, 1021), False),
+        (Size(1600, 1200), Size(1184, 880), True),
+        (Size(1500, 1000), Size(1600, 1200), False),
+    ],
+    ids=str,
+)
+def test_aspects_within_2_percent_are_near(one: Size, other: Size, near: bool) -> None:
+    """In either direction, by ratio."""
+    assert one.has_aspect_near(other) is near
+
+
 def test_the_documents_example_price() -> None:
     """1024*1024 costs what the example in the vendor's document shows."""
     assert price(Size(1024, 1024), usd_per_megapixel=0.03, usd_per_image=None) == 0.031457
