@@ -38,7 +38,9 @@ from kontext.stored_file import StoredFile
 
 TARGET = Size(1024, 1024)
 PHOTOGRAPHS = {"1024*1024": Size(1024, 1024), "12 MP": Size(4000, 3000)}
-PROVENANCE = Provenance("kontext", "benchmark", "none", "exact", 1, 28, 2.5, str(TARGET))
+PROVENANCE = Provenance(
+    "kontext", "benchmark", "none", "exact", 1, 28, 2.5, str(TARGET), str(TARGET)
+)
 
 
 class Job(NamedTuple):

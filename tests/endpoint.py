@@ -176,6 +176,7 @@ async def start_worker(
     """Run a worker while the block runs, in an environment without anything of this one's."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     inherited["OMP_NUM_THREADS"] = "1"  # the model is tiny, and other processes want cores too
+    inherited["MIN_GENERATION_MEGAPIXELS"] = "0"  # small pictures, quickly
     with output.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -112,7 +112,7 @@ async def test_a_laptop_without_anything_gets_every_stand_in_and_a_banner_for_ea
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Few prompts do anything, but the link opens; the banner says so."""
-    laptop = boot(stand_in={"model"})
+    laptop = boot(stand_in={"model"}, min_generation_megapixels=0)
     with caplog.at_level(logging.WARNING, "kontext"):
         for step in laptop.steps:
             step()

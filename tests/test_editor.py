@@ -45,6 +45,14 @@ def editor(tiny: Model) -> Editor:
     return Editor(tiny, TRUE_CFG_SCALE)
 
 
+@pytest.fixture(scope="module")
+def bfloat16() -> Model:
+    """The tiny pipeline as a GPU runs it."""
+    loaded = Model(random_model.pipeline().to(torch.bfloat16), "random", "none")
+    loaded.pipeline.set_progress_bar_config(disable=True)
+    return loaded
+
+
 @pytest.fixture
 def calls(tiny: Model) -> Iterator[Calls]:
     """Record every call of the transformer."""
@@ -163,6 +171,17 @@ def test_a_negative_prompt_works_and_doubles_the_calls(editor: Editor, calls: Ca
     assert plain == blank != negative
 
 
+def test_noise_levels_are_the_pipelines_up_to_one_megapixel_and_lower_beyond(
+    editor: Editor, calls: Calls
+) -> None:
+    """Of 2 steps the second starts at e^mu / (e^mu + 1): mu is 1.15 at 1024*1024, then grows."""
+    for size in (Size(1024, 1024), Size(2048, 1024)):
+        done(editor, an_edit(size, reference=picture()))
+
+    levels = [call["timestep"].item() for call in calls]
+    assert levels == pytest.approx([1, 0.7595, 1, 0.8171], abs=1e-4)
+
+
 @pytest.mark.parametrize("guidance", [0.0, 2.0, 10.0])
 def test_guidance_reaches_the_transformer(editor: Editor, calls: Calls, guidance: float) -> None:
     """`guidance` is the distilled guidance scale."""
@@ -221,6 +240,39 @@ def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Edito
             done(editor, an_edit())
     finally:
         hook.remove()
+
+
+def test_bytes_are_rounded_from_float32(bfloat16: Model) -> None:
+    """What the decoder gives in bfloat16 is scaled to bytes in float32, and no level is favoured.
+
+    In bfloat16, 24.8 % of uniformly distributed values came out as another byte, 0.19 of a level
+    darker in the mean, and every second level of the brightest quarter three times as often.
+    """
+    decoded = torch.linspace(-1, 1, 3 * 256 * 256).reshape(1, 3, 256, 256).to(torch.bfloat16)
+    hook = bfloat16.pipeline.vae.decoder.register_forward_hook(lambda *_: decoded)
+    try:
+        delivered = Editor(bfloat16, TRUE_CFG_SCALE).edit(an_edit(steps=1), lambda _: None)
+    finally:
+        hook.remove()
+    levels = np.asarray(delivered).astype(int)
+    exact = (decoded[0].permute(1, 2, 0).float().numpy() + 1) * 127.5
+    counts = np.bincount(levels.ravel(), minlength=256)[1:-1]  # the outermost are half as wide
+
+    assert np.abs(levels - exact).max() <= 0.5
+    assert abs((levels - exact).mean()) < 0.01
+    assert 0.75 < counts.min() / counts.mean() < counts.max() / counts.mean() < 1.25
+
+
+def test_what_is_generated_at_another_size_is_scaled_to_the_one_asked_for(editor: Editor) -> None:
+    """The picture is the one of the generated size, its surplus cropped, scaled by Lanczos."""
+    generated = Size(290, 270)
+    edit = an_edit(generated, picture(290, 270))
+    plain = editor.edit(edit, lambda _: None)
+    scaled = editor.edit(
+        dataclasses.replace(edit, size=Size(100, 93), generated=generated), lambda _: None
+    )
+
+    assert scaled.tobytes() == plain.resize((100, 93), Image.Resampling.LANCZOS).tobytes()
 
 
 def test_the_crop_keeps_the_upper_left(editor: Editor) -> None:

@@ -18,6 +18,7 @@ MAY_BE_HEAVY = {
     "blocks",
     "step_cache",
     "transformer",
+    "autoencoder",
     "editor",
     "safety",
     "random_model",

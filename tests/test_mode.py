@@ -149,14 +149,22 @@ def test_what_is_quantised_takes_less(smaller: Plan) -> None:
     assert weights(smaller) < weights(EXACT)
 
 
+@each(ALL)
+def test_no_card_decodes_in_tiles_what_is_generated_by_default(card: Card) -> None:
+    """2.1 megapixels decode in one piece, without seams, also on 24 GB."""
+    assert not choose("auto", card).tiled
+
+
 @pytest.mark.parametrize(
     ("card", "tiled"),
     [(RTX_4090, True), (L40S, False), (H200, False)],
     ids=["4090", "L40S", "H200"],
 )
-def test_large_pictures_are_decoded_in_tiles_where_memory_is_short(card: Card, tiled: bool) -> None:
-    """Where it is not, in one piece, without seams."""
-    assert choose("auto", card).tiled is tiled
+def test_larger_pictures_are_decoded_in_tiles_where_memory_is_short(
+    card: Card, tiled: bool
+) -> None:
+    """Where a deployer has switched the limit off; no card is refused for their sake."""
+    assert choose("auto", card, largest=2368 * 2368).tiled is tiled
 
 
 def test_flash_attention_3_is_taken_where_it_is_installed_and_made_for() -> None:

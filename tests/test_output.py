@@ -20,6 +20,7 @@ PROVENANCE = Provenance(
     steps=28,
     guidance=2.5,
     size="64*48",
+    generated="592*444",
 )
 FORMATS: list[Format] = ["png", "jpeg"]
 WRITERS = [

@@ -181,3 +181,9 @@ def test_an_explicit_size_is_what_it_says() -> None:
     request = EditRequest.parse({**MINIMAL, "size": "1472*1140"})
 
     assert request.output_size(Size(10_000, 16)) == Size(1472, 1140)
+
+
+def test_a_picture_is_decoded_for_the_size_that_is_generated() -> None:
+    """One of 256*256 is generated larger, so its input must not be decoded smaller than that."""
+    assert EditRequest.parse({**MINIMAL, "size": "256*256"}).pixels() == 510 * 510
+    assert EditRequest.parse({**MINIMAL, "size": "match_input"}).pixels() is None

@@ -4,6 +4,7 @@ import pytest
 
 from kontext.errors import SettingsError
 from kontext.settings import Settings
+from kontext.size import Size
 
 
 def test_the_environment_is_read_by_capital_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,6 +41,8 @@ def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
         ("STAND_IN", "gpu"),
         ("SAFETY_THRESHOLD", "nan"),
         ("USD_PER_MEGAPIXEL", "-1"),
+        ("MIN_GENERATION_MEGAPIXELS", "-1"),
+        ("MAX_GENERATION_MEGAPIXELS", "nan"),
         ("TRUE_CFG_SCALE", "1"),
         ("FETCH_ALLOWED_NETWORKS", "10.0.0.1/8"),
         ("FETCH_ALLOWED_PORTS", "80,x"),
@@ -67,6 +70,27 @@ def test_sides_must_agree() -> None:
     """No size could satisfy a shortest side above the longest."""
     with pytest.raises(SettingsError, match="MIN_SIDE must not exceed MAX_SIDE"):
         Settings.load(min_side=2000, max_side=1000)
+
+
+@pytest.mark.parametrize("size", [Size(256, 256), Size(2368, 2368)], ids=str)
+def test_both_generation_areas_are_switched_off_by_0(
+    size: Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then every size is generated as it is, and memory planned for the largest."""
+    assert Settings.load().areas.generated(size) != size
+    assert Settings.load().largest_generated == Size(1456, 1456)
+    monkeypatch.setenv("MIN_GENERATION_MEGAPIXELS", "0")
+    monkeypatch.setenv("MAX_GENERATION_MEGAPIXELS", "0")
+
+    assert Settings.load().areas.generated(size) == size
+    assert Settings.load().largest_generated == Size(2368, 2368)
+
+
+def test_generation_areas_must_agree() -> None:
+    """Every size would be outside of one of them; 0 is no bound."""
+    with pytest.raises(SettingsError, match="MIN_GENERATION_MEGAPIXELS must not exceed MAX"):
+        Settings.load(min_generation_megapixels=2.0, max_generation_megapixels=1.0)
+    assert Settings.load(min_generation_megapixels=2.0, max_generation_megapixels=0)
 
 
 def test_a_secret_is_never_shown() -> None:

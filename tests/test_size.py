@@ -1,10 +1,22 @@
 """Sizes, grids, areas and prices."""
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kontext.size import GRID, LONGEST_REFERENCE, NATIVE_AREA, SideLimits, Size, price
+from kontext.size import (
+    DEFAULT_AREAS,
+    GRID,
+    LONGEST_REFERENCE,
+    MEGAPIXEL,
+    NATIVE_AREA,
+    AreaLimits,
+    SideLimits,
+    Size,
+    price,
+)
 
 sides = st.integers(min_value=1, max_value=10_000)
 sizes = st.builds(Size, sides, sides)
@@ -88,6 +100,35 @@ def test_native_sizes_are_those_the_model_was_trained_at(source: Size, native: S
     assert abs(native.area - NATIVE_AREA) / NATIVE_AREA < 0.01
 
 
+@given(short=st.integers(16, 10_000), aspect=st.floats(min_value=1, max_value=7 / 3))
+def test_a_native_size_has_nearly_the_aspect_of_its_picture(short: int, aspect: float) -> None:
+    """From 1:1 to 7:3 by no more than 1.8 %, so that a reference may be scaled onto it."""
+    source = Size(int(short * aspect), short)
+    native = source.native()
+    ratio = source.width * native.height / (source.height * native.width)
+
+    assert source.has_aspect_near(native)
+    assert native.has_aspect_near(source)
+    assert abs(ratio - 1) <= 0.018
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "near"),
+    [
+        (Size(1000, 1000), Size(1020, 1000), True),
+        (Size(1000, 1000), Size(1000, 1020), True),
+        (Size(1000, 1000), Size(1021, 1000), False),
+        (Size(1000, 1000), Size(1000, 1021), False),
+        (Size(1600, 1200), Size(1184, 880), True),
+        (Size(1500, 1000), Size(1600, 1200), False),
+    ],
+    ids=str,
+)
+def test_aspects_within_2_percent_are_near(one: Size, other: Size, near: bool) -> None:
+    """In either direction, by ratio."""
+    assert one.has_aspect_near(other) is near
+
+
 def test_the_documents_example_price() -> None:
     """1024*1024 costs what the example in the vendor's document shows."""
     assert price(Size(1024, 1024), usd_per_megapixel=0.03, usd_per_image=None) == 0.031457
@@ -106,3 +147,48 @@ def test_limits_are_inclusive() -> None:
     assert limits.admit(Size(256, 2368))
     assert not limits.admit(Size(255, 1024))
     assert not limits.admit(Size(1024, 2369))
+
+
+deliverable = st.integers(min_value=256, max_value=2368)
+
+
+@given(st.builds(Size, deliverable, deliverable))
+def test_every_deliverable_size_is_generated_within_the_areas(size: Size) -> None:
+    """Inside them as it is; outside at the limit's area, its aspect kept to half a pixel a side."""
+    generated = DEFAULT_AREAS.generated(size)
+    if 0.26 * MEGAPIXEL <= size.area <= 2.1 * MEGAPIXEL:
+        assert generated == size
+        return
+
+    limit = (0.26 if size.area < MEGAPIXEL else 2.1) * MEGAPIXEL
+    assert abs(generated.area - limit) <= generated.width + generated.height
+    assert abs(generated.height - generated.width * size.height / size.width) <= 1 + (
+        size.height / size.width
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "generated"),
+    [
+        (Size(256, 256), Size(510, 510)),
+        (Size(511, 509), Size(511, 509)),
+        (Size(512, 512), Size(512, 512)),
+        (Size(1448, 1448), Size(1448, 1448)),
+        (Size(1920, 1080), Size(1920, 1080)),
+        (Size(2048, 2048), Size(1449, 1449)),
+        (Size(2368, 1184), Size(2049, 1025)),
+        (Size(2368, 2368), Size(1449, 1449)),
+    ],
+    ids=str,
+)
+def test_sizes_outside_the_trained_areas_are_generated_at_their_bounds(
+    asked: Size, generated: Size
+) -> None:
+    """256*256 is 0.066 megapixels, and 2368*2368 is 5.6, 12 times the work of one."""
+    assert DEFAULT_AREAS.generated(asked) == generated
+
+
+@given(st.builds(Size, deliverable, deliverable))
+def test_limits_can_be_switched_off(size: Size) -> None:
+    """Nothing is below no pixels or above infinitely many."""
+    assert AreaLimits(0, math.inf).generated(size) == size

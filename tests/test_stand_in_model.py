@@ -47,7 +47,7 @@ class Client:
     """Sends jobs to a worker with the stand-in, and opens what comes back."""
 
     def __init__(self) -> None:
-        settings = Settings()
+        settings = Settings(min_generation_megapixels=0)  # small pictures, quickly
         loaded = model.load_stand_in()
         loaded.pipeline.set_progress_bar_config(disable=True)
         self._shelf, self._numbers = Shelf(), itertools.count()

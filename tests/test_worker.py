@@ -14,6 +14,7 @@ from kontext.edit import Edit
 from kontext.errors import INTERNAL, OutOfMemory, StorageError
 from kontext.progress import Progress
 from kontext.settings import Settings
+from kontext.size import Size
 from kontext.source import Source, address_policy
 from kontext.stored_file import StoredFile
 from kontext.worker import Editor, Job, Worker
@@ -146,6 +147,40 @@ async def test_match_input_delivers_the_aspect_of_the_picture() -> None:
     await bench.run(size="match_input", image=data_url((640, 360)))
 
     assert Image.open(io.BytesIO(bench.shelf[0].content)).size == (1360, 768)
+
+
+@pytest.mark.parametrize(
+    ("asked", "generated", "megapixels"),
+    [
+        pytest.param("256*256", Size(510, 510), 0.065536, id="smaller"),
+        pytest.param("1024*576", Size(1024, 576), 0.589824, id="within"),
+        pytest.param("2368*2368", Size(1449, 1449), 5.607424, id="larger"),
+    ],
+)
+async def test_a_size_is_generated_within_the_areas_and_paid_for_as_delivered(
+    asked: str, generated: Size, megapixels: float
+) -> None:
+    """Edit and reference have the generated size, and the file's provenance names both."""
+    editor = PaintingEditor()
+    bench = Bench(editor)
+    output = await bench.run(size=asked, image=data_url((generated.width, generated.height)))
+    metadata = bench.shelf[0].metadata
+
+    assert str(editor.edits[0].size) == asked
+    assert editor.edits[0].generated_size == generated
+    assert Size(*editor.edits[0].reference.size) == generated.grid
+    assert output["cost"] == round(megapixels * 0.03, 6)
+    assert (metadata["size"], metadata["generated"]) == (asked, str(generated))
+
+
+async def test_the_areas_can_be_switched_off() -> None:
+    """A deployer who wants every size generated as it is sets both to 0."""
+    editor = PaintingEditor()
+    off = Bench(editor, min_generation_megapixels=0, max_generation_megapixels=0)
+    for asked in ("256*256", "2368*2368"):
+        await off.run(size=asked)
+
+    assert [edit.generated_size for edit in editor.edits] == [Size(256, 256), Size(2368, 2368)]
 
 
 async def test_the_file_says_what_it_is() -> None:

@@ -129,7 +129,8 @@ class Boot:
         """
         from kontext import model
 
-        return mode.choose(self._settings.mode, model.card())
+        settings = self._settings
+        return mode.choose(settings.mode, model.card(), settings.largest_generated.area)
 
     def _compile(self, loaded: "Model", editor: "Editor") -> None:
         """Compile the transformer's blocks, or load what another worker has compiled.

@@ -14,11 +14,13 @@ class Edit:
     Attributes:
         prompt: The instruction.
         negative_prompt: Not blank: true classifier-free guidance, two transformer calls a step.
-        reference: RGB, both sides multiples of 16; see `kontext.reference`.
+        reference: RGB, both sides multiples of 16, of about the area that is generated; see
+            `kontext.reference`.
         size: Pixels to return, on the grid or off it.
         steps: Denoising steps, 1..50.
         guidance: Distilled guidance scale, 0..10.
         seed: 0..2^63-1.
+        generated: Pixels to generate and then to scale to `size`; None generates `size` itself.
     """
 
     prompt: str
@@ -28,3 +30,9 @@ class Edit:
     steps: int
     guidance: float
     seed: int
+    generated: Size | None = None
+
+    @property
+    def generated_size(self) -> Size:
+        """Pixels that the model generates, on the grid or off it."""
+        return self.generated or self.size

@@ -1,4 +1,4 @@
-"""One edit with the pipeline: reference, noise, steps, progress, stop, crop.
+"""One edit with the pipeline: reference, noise, steps, progress, stop, crop, final size.
 
 Synchronous; it runs where it is called and knows nothing of jobs, queues or files.
 """
@@ -8,10 +8,12 @@ from collections.abc import Callable
 import torch
 from PIL import Image
 
-from kontext import acceleration
+from kontext import acceleration, schedule
+from kontext.autoencoder import Float32ImageProcessor
 from kontext.edit import Edit
 from kontext.errors import OutOfMemory
 from kontext.model import Model
+from kontext.size import GRID
 
 
 class Editor:
@@ -28,6 +30,7 @@ class Editor:
         self.mode = model.plan.mode
         self._plan = model.plan
         self._pipeline = model.pipeline
+        self._pipeline.image_processor = Float32ImageProcessor(GRID)
         self._true_cfg_scale = true_cfg_scale
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
@@ -51,12 +54,11 @@ class Editor:
             raise OutOfMemory(
                 f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
             )
-        # The surplus of the grid lies to the right and below, as in the reference.
-        return Image.fromarray(pixels.numpy()).crop((0, 0, edit.size.width, edit.size.height))
+        return _delivered(Image.fromarray(pixels.numpy()), edit)
 
     def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:
         """Return height x width x 3, uint8, on the CPU."""
-        canvas = edit.size.grid
+        canvas = edit.generated_size.grid
         guided = _guided(edit)
         images = self._pipeline(
             image=edit.reference,
@@ -68,6 +70,7 @@ class Editor:
             max_area=canvas.area,  # else the pipeline scales every size to one megapixel
             _auto_resize=False,
             num_inference_steps=edit.steps,
+            sigmas=schedule.sigmas(canvas.tokens, edit.steps),
             guidance_scale=edit.guidance,
             # Drawn on the CPU: CUDA's generators differ between GPU models.
             generator=torch.Generator("cpu").manual_seed(edit.seed),
@@ -80,6 +83,15 @@ class Editor:
         levels = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
         pixels: torch.Tensor = levels.cpu()
         return pixels
+
+
+def _delivered(canvas: Image.Image, edit: Edit) -> Image.Image:
+    """Crop the surplus of the grid, to the right and below as in the reference; then scale."""
+    generated, size = edit.generated_size, edit.size
+    picture = canvas.crop((0, 0, generated.width, generated.height))
+    if generated == size:
+        return picture
+    return picture.resize((size.width, size.height), Image.Resampling.LANCZOS)
 
 
 def _guided(edit: Edit) -> bool:

@@ -12,11 +12,11 @@ what still does not fit is refused. Memory is planned from parameter counts; wha
 beside the weights is a choice that no card has confirmed.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from kontext.errors import BootError
+from kontext.size import DEFAULT_AREAS
 
 Mode = Literal["exact", "fast", "turbo"]
 Setting = Literal["auto", "exact", "fast", "turbo"]
@@ -53,8 +53,8 @@ WORKING_MEMORY = 4e9
 """Bytes for one edit of 1024 * 1024 beside the weights. A choice that no card has confirmed."""
 OUTSIDE = 1.5e9
 """Bytes of CUDA itself, the safety checker and gaps between tensors. A choice likewise."""
-LARGEST_DECODE = 12e9
-"""Bytes to decode the largest picture, 2368 * 2368, at once: four tensors of 256 channels in
+DECODING = 4 * 256 * 2
+"""Bytes for each pixel of a picture that is decoded at once: four tensors of 256 channels in
 bfloat16. A card with less to spare decodes what is larger than 1024 pixels in tiles."""
 
 _BFLOAT16 = (8, 0)
@@ -112,15 +112,20 @@ class Plan:
 EXACT = Plan()
 
 
-def choose(setting: Setting, card: Card) -> Plan:
+def choose(setting: Setting, card: Card, largest: float = DEFAULT_AREAS.largest) -> Plan:
     """Return the most accurate plan of the mode that `card` can hold.
+
+    Args:
+        setting: What the deployer asked for.
+        card: The GPU.
+        largest: Pixels of the largest picture that will be generated.
 
     Raises:
         BootError: It can hold none; names the modes that it can.
     """
     for mode in _auto(card) if setting == "auto" else (setting,):
         if plan := _fitting(mode, card):
-            return plan
+            return replace(plan, tiled=_spare(plan, card) < DECODING * largest)
     raise BootError(
         f"{card.name} with {card.memory / 1e9:.0f} GB of memory cannot hold MODE={setting}; "
         f"modes that it can hold: {', '.join(holdable(card)) or 'none'}"
@@ -157,8 +162,8 @@ def _fitting(mode: Mode, card: Card) -> Plan | None:
     return next((plan for plan in _plans(mode, card) if _fits(plan, card)), None)
 
 
-def _plans(mode: Mode, card: Card) -> Iterator[Plan]:
-    """Yield the mode's plans, the most accurate first."""
+def _plans(mode: Mode, card: Card) -> tuple[Plan, ...]:
+    """Return the mode's plans, the most accurate first."""
     exact = replace(EXACT, attention=_attention(card))
     streamed = not _fits(exact, card)
     quick = replace(
@@ -170,8 +175,7 @@ def _plans(mode: Mode, card: Card) -> Iterator[Plan]:
     )
     smaller = replace(quick, text_encoder="int8 weights")
     smallest = replace(smaller, modulation="int8 weights")
-    for plan in (exact,) if mode == "exact" else (quick, smaller, smallest):
-        yield replace(plan, tiled=_spare(plan, card) < LARGEST_DECODE)
+    return (exact,) if mode == "exact" else (quick, smaller, smallest)
 
 
 def _attention(card: Card) -> Attention:

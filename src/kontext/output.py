@@ -52,7 +52,12 @@ _XMP_KEYWORD = b"XML:com.adobe.xmp" + bytes(5)
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How a picture was made: all that is needed to make it again, but the prompt."""
+    """How a picture was made: all that is needed to make it again, but the prompt.
+
+    Attributes:
+        size: What was asked for and delivered, 'width*height'.
+        generated: What the model generated, before it was scaled to `size`.
+    """
 
     software: str
     model: str
@@ -62,6 +67,7 @@ class Provenance:
     steps: int
     guidance: float
     size: str
+    generated: str
 
     def fields(self) -> dict[str, str]:
         """Return every fact as text, by name."""

@@ -26,7 +26,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from kontext.errors import InvalidRequest
 from kontext.settings import DEFAULT_SIDES
-from kontext.size import SideLimits, Size
+from kontext.size import DEFAULT_AREAS, AreaLimits, SideLimits, Size
 
 MATCH_INPUT = "match_input"
 LONGEST_PROMPT = 10_000
@@ -150,10 +150,9 @@ class EditRequest(BaseModel):
             raise _broken(f"must have sides between {sides.shortest} and {sides.longest}")
         return size
 
-    @property
-    def pixels(self) -> int | None:
-        """Area asked for; unknown before the picture is seen for `match_input`."""
-        return None if self.size == MATCH_INPUT else Size.parse(self.size).area
+    def pixels(self, areas: AreaLimits = DEFAULT_AREAS) -> int | None:
+        """Return the area to generate; for `match_input` unknown before the picture is seen."""
+        return None if self.size == MATCH_INPUT else areas.generated(Size.parse(self.size)).area
 
     def output_size(self, source: Size, sides: SideLimits = DEFAULT_SIDES) -> Size:
         """Return the pixels to deliver for an input picture of size `source`.

@@ -4,6 +4,7 @@ The one place where a setting's name, default, range and meaning are written; th
 and the Hub form are checked against it. It opens no file and no connection.
 """
 
+import math
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kontext.errors import SettingsError
 from kontext.mode import Setting
-from kontext.size import SideLimits
+from kontext.size import DEFAULT_AREAS, MEGAPIXEL, AreaLimits, SideLimits, Size
 
 DEFAULT_SIDES = SideLimits(shortest=256, longest=2368)
 LONGEST_LINK = 604_800
@@ -85,6 +86,20 @@ class Settings(BaseSettings):
     )
     max_side: int = Field(
         default=DEFAULT_SIDES.longest, ge=16, le=4096, description="Longest side, in pixels."
+    )
+    min_generation_megapixels: float = Field(
+        default=DEFAULT_AREAS.smallest / MEGAPIXEL,
+        ge=0,
+        le=17,
+        description="A smaller size is generated at this area and then scaled down; 0 generates "
+        "every size as it is.",
+    )
+    max_generation_megapixels: float = Field(
+        default=DEFAULT_AREAS.largest / MEGAPIXEL,
+        ge=0,
+        le=17,
+        description="A larger size is generated at this area and then scaled up; 0 generates "
+        "every size as it is.",
     )
     usd_per_megapixel: float = Field(
         default=0.03, ge=0, description="Rate of `cost`, per decimal megapixel delivered."
@@ -171,6 +186,8 @@ class Settings(BaseSettings):
     def _agree(self) -> Self:
         if self.min_side > self.max_side:
             raise ValueError("MIN_SIDE must not exceed MAX_SIDE")
+        if 0 < self.max_generation_megapixels < self.min_generation_megapixels:
+            raise ValueError("MIN_GENERATION_MEGAPIXELS must not exceed MAX_GENERATION_MEGAPIXELS")
         if (self.bucket_access_key_id is None) != (self.bucket_secret_access_key is None):
             raise ValueError("BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY go together")
         return self
@@ -179,6 +196,19 @@ class Settings(BaseSettings):
     def sides(self) -> SideLimits:
         """The sizes that this worker delivers."""
         return SideLimits(self.min_side, self.max_side)
+
+    @property
+    def areas(self) -> AreaLimits:
+        """The areas that the model generates."""
+        return AreaLimits(
+            self.min_generation_megapixels * MEGAPIXEL,
+            self.max_generation_megapixels * MEGAPIXEL or math.inf,
+        )
+
+    @property
+    def largest_generated(self) -> Size:
+        """The largest size that is ever generated, for planning memory."""
+        return self.areas.generated(Size(self.max_side, self.max_side)).grid
 
     @property
     def production(self) -> bool:

@@ -1,4 +1,4 @@
-"""Picture sizes: 'W*H' and pixels, the 16-pixel grid, the area of a reference, the price.
+"""Picture sizes: 'W*H' and pixels, the 16-pixel grid, areas, the price.
 
 Pure arithmetic. Knows nothing of pictures, requests or settings.
 """
@@ -11,8 +11,16 @@ from typing import Self
 GRID = 16
 """Pixels to a side of one transformer token: the VAE shrinks 8 times, 2*2 latents are packed."""
 
+MEGAPIXEL = 1_000_000
+"""Pixels, decimal, as the price counts them and every setting does."""
+
 NATIVE_AREA = 1024 * 1024
 """Pixels the model was trained at (the area of diffusers' `PREFERRED_KONTEXT_RESOLUTIONS`)."""
+
+NEAR_ASPECT = 0.02
+"""Part by which aspects may differ and a picture still be stretched from one to the other. What
+`Size.native` rounds to the grid differs by 1.8 % at most, for aspects from 3:7 to 7:3; Black Forest
+Labs' own code stretches every picture, by 2.9 % in the mean."""
 
 LONGEST_REFERENCE = 4096
 """Pixels. The pipeline keeps position ids in bfloat16, which is exact up to 256 tokens."""
@@ -48,11 +56,21 @@ class Size:
         return self.width * self.height
 
     @property
+    def tokens(self) -> int:
+        """Tokens of the transformer, for a size on the grid."""
+        return self.area // GRID**2
+
+    @property
     def grid(self) -> "Size":
         """The next size up whose sides the transformer can generate, at most 15 px more."""
         return Size(_up(self.width), _up(self.height))
 
-    def scaled_to_area(self, area: int) -> "Size":
+    def has_aspect_near(self, other: "Size") -> bool:
+        """Tell whether the aspects differ by no more than `NEAR_ASPECT`."""
+        ratio = self.width * other.height / (self.height * other.width)
+        return 1 / (1 + NEAR_ASPECT) <= ratio <= 1 + NEAR_ASPECT
+
+    def scaled_to_area(self, area: float) -> "Size":
         """Keep the aspect, take `area` pixels, but no side above `LONGEST_REFERENCE`.
 
         A reference and a target of equal aspect get equal sizes, and so equal token grids.
@@ -74,7 +92,7 @@ def price(size: Size, usd_per_megapixel: float, usd_per_image: float | None) -> 
     """
     if usd_per_image is not None:
         return round(usd_per_image, 6)
-    return round(size.area / 1e6 * usd_per_megapixel, 6)
+    return round(size.area / MEGAPIXEL * usd_per_megapixel, 6)
 
 
 def _up(side: int) -> int:
@@ -95,3 +113,24 @@ class SideLimits:
     def admit(self, size: Size) -> bool:
         """Tell whether both sides lie within the limits."""
         return all(self.shortest <= side <= self.longest for side in (size.width, size.height))
+
+
+@dataclass(frozen=True, slots=True)
+class AreaLimits:
+    """The smallest and the largest area, in pixels, that the model is asked to generate."""
+
+    smallest: float
+    largest: float
+
+    def generated(self, size: Size) -> Size:
+        """Return what is generated for `size`: itself within the limits.
+
+        Outside of them it has the limit's area and the same aspect, rounded to a pixel.
+        """
+        area = min(max(size.area, self.smallest), self.largest)
+        return size if area == size.area else size.scaled_to_area(area)
+
+
+DEFAULT_AREAS = AreaLimits(smallest=0.26 * MEGAPIXEL, largest=2.1 * MEGAPIXEL)
+"""FLUX.1's base model was trained on 0.1 to 2 megapixels, and Black Forest Labs' own code generates
+at about one. 512 * 512, 1448 * 1448 and 1920 * 1088 lie within; the lower bound is a choice."""

@@ -137,14 +137,17 @@ class Worker:
         return await asyncio.to_thread(CallerBucket, config, address_policy(self._settings))
 
     async def _prepare(self, request: EditRequest) -> Edit:
-        source = await self._source.picture(request.image, request.pixels)
+        areas = self._settings.areas
+        source = await self._source.picture(request.image, request.pixels(areas))
         size = request.output_size(Size(*source.size), self._settings.sides)
+        generated = areas.generated(size)
         drawn = secrets.randbelow(LARGEST_DRAWN_SEED + 1)
         return Edit(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            reference=await asyncio.to_thread(reference.fit, source, size),
+            reference=await asyncio.to_thread(reference.fit, source, generated),
             size=size,
+            generated=generated,
             steps=request.num_inference_steps,
             guidance=request.guidance,
             seed=drawn if request.seed == -1 else request.seed,
@@ -194,6 +197,7 @@ class Worker:
             steps=edit.steps,
             guidance=edit.guidance,
             size=str(edit.size),
+            generated=str(edit.generated_size),
         )
         return StoredFile(
             job_id=str(job["id"]),
