@@ -40,7 +40,7 @@ def pipeline(depth: Depth, dtype: torch.dtype, device: str) -> FluxKontextPipeli
     with torch.device(device), _default(dtype):
         return FluxKontextPipeline(
             scheduler=tiny.scheduler,
-            vae=_vae(),
+            vae=vae(),
             text_encoder=_clip(tiny.tokenizer.eos_token_id),
             tokenizer=tiny.tokenizer,
             text_encoder_2=_t5(depth.text),
@@ -102,7 +102,8 @@ def _clip(end: int) -> CLIPTextModel:
     ).eval()
 
 
-def _vae() -> AutoencoderKL:
+def vae() -> AutoencoderKL:
+    """Build FLUX.1's autoencoder, on torch's default device, in its default dtype."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

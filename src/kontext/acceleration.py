@@ -97,6 +97,7 @@ def _set_attention(pipeline: FluxKontextPipeline, plan: Plan) -> None:
 
 
 def _prepare_vae(pipeline: FluxKontextPipeline, plan: Plan) -> None:
+    """Set up the VAE. Compiled it would gain 12 ms an edit at most (benchmarks/vae_traffic.py)."""
     if plan.tiled:
         pipeline.vae.enable_tiling()
     if pipeline.device.type == "cuda":
