@@ -13,6 +13,7 @@ from PIL import Image
 
 from kontext import logs
 from kontext.edit import Edit
+from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.settings import Settings
 from kontext.source import Source, address_policy
@@ -80,9 +81,8 @@ def main() -> None:
 
     pace = Pace(settings.take_ahead_seconds)
     source = SlowSource(address_policy(settings))
-    worker = Worker(
-        settings, source, SleepingEditor(), Lenient(), SlowStorage(), post_progress, pace
-    )
+    editor, storage = SleepingEditor(), SlowStorage()
+    worker = Worker(settings, source, editor, Lenient(), storage, post_progress, Lane(), pace)
     hand_over(worker.run, pace)
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from kontext import model, stand_in
 from kontext.editor import Editor
+from kontext.lane import Lane
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.source import Source, address_policy
@@ -58,6 +59,7 @@ class Client:
             Lenient(),
             self._shelf,
             nobody_listens,
+            Lane(),
         )
 
     @property

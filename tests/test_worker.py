@@ -12,6 +12,7 @@ from PIL import Image
 
 from kontext.edit import Edit
 from kontext.errors import INTERNAL, OutOfMemory, StorageError
+from kontext.lane import Lane
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.size import Size
@@ -83,7 +84,7 @@ class Bench:
         chosen = Settings.load(**settings)
         source = Source(address_policy(chosen))
         self.worker = Worker(
-            chosen, source, self.editor, Verdict(flagged), self.shelf, self.updates
+            chosen, source, self.editor, Verdict(flagged), self.shelf, self.updates, Lane()
         )
 
     async def run(self, **fields: Any) -> dict[str, Any]:

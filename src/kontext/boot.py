@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from kontext import embedded_bucket, mode, prefetch, weights
 from kontext.errors import BootError
+from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.settings import Settings, StandIn
 from kontext.source import Source, address_policy
@@ -43,6 +44,7 @@ class Boot:
         self._settings = settings
         self._post_progress = post_progress
         self.pace = Pace(settings.take_ahead_seconds)
+        self.lane = Lane()
         self._open_resources = ExitStack()
         self._editor: Editor | None = None
         self._checker: SafetyChecker | None = None
@@ -201,6 +203,7 @@ class Boot:
             self._checker,
             self._bucket,
             self._post_progress,
+            self.lane,
             self.pace,
         )
 

@@ -64,6 +64,7 @@ class Worker:
         checker: Judges results, on the GPU lane.
         storage: Keeps them; a job's `s3Config` replaces it for that job.
         post_progress: Tells Runpod how far a job is.
+        lane: The thread of everything that touches the GPU.
         pace: Told when the lane will be free, for whoever takes the jobs.
     """
 
@@ -75,6 +76,7 @@ class Worker:
         checker: Checker,
         storage: Storage,
         post_progress: PostProgress,
+        lane: Lane,
         pace: Pace | None = None,
     ) -> None:
         self._settings = settings
@@ -84,7 +86,7 @@ class Worker:
         self._storage = storage
         self._post_progress = post_progress
         self._pace = pace or Pace(settings.take_ahead_seconds)
-        self._lane = Lane()
+        self._lane = lane
 
     async def run(self, job: Job) -> dict[str, Any]:
         """Run one job as Runpod hands it over.

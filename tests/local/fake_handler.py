@@ -23,6 +23,7 @@ from PIL import Image
 from kontext import logs
 from kontext.edit import Edit
 from kontext.errors import BootError, OutOfMemory
+from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.settings import Settings
 from kontext.source import Source, address_policy
@@ -128,7 +129,7 @@ def main() -> None:
     from kontext.serverless import hand_over, post_progress  # noqa: PLC0415
 
     source, pace = PrintingSource(address_policy(settings)), Pace(settings.take_ahead_seconds)
-    worker = Worker(settings, source, Painter(), Lenient(), Ledger(), post_progress, pace)
+    worker = Worker(settings, source, Painter(), Lenient(), Ledger(), post_progress, Lane(), pace)
     note("boot")
     runpod.serverless.register_fitness_check(is_fit)
     hand_over(worker.run, pace)
