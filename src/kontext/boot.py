@@ -140,7 +140,6 @@ class Boot:
         A stand-in on a laptop is not compiled: that takes a minute of C++.
         """
         from kontext import acceleration, compile_cache
-        from kontext.warm_up import warm_up
 
         identity = compile_cache.identity(loaded)
         place, secret = self._settings.compile_cache, self._settings.compile_cache_secret
@@ -149,10 +148,18 @@ class Boot:
         if cache:
             cache.load()
         began = time.monotonic()
-        warm_up(editor)
+        self.lane.run_blocking(lambda _: self._warm_up(editor))
         log.info("compiled and warmed up in %.1f s", time.monotonic() - began)
         if cache:
             cache.save()
+
+    def _warm_up(self, editor: "Editor") -> None:
+        """Edit and judge what is usual; on the lane, since CUDA's libraries prepare by thread."""
+        from kontext.warm_up import warm_up
+
+        picture = warm_up(editor)
+        if self._checker is not None:
+            self._checker.flags(picture)
 
     def _replaced(self, part: StandIn, present: bool, missing: str) -> bool:
         """Tell whether a stand-in takes the place of `part`.

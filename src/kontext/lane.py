@@ -49,3 +49,7 @@ class Lane:
             return await asyncio.wrap_future(future)
         finally:
             stop.request()
+
+    def run_blocking(self, work: Callable[[Stop], T]) -> T:
+        """Run `work` on the lane while the calling thread waits: for the boot, before any job."""
+        return self._thread.submit(work, Stop()).result()
