@@ -152,10 +152,13 @@ PLANS = [
 ]
 
 
+@pytest.mark.parametrize("moved", [False, True], ids=["prepared", "moved"])
 @pytest.mark.parametrize("plan", PLANS)
-def test_parts_share_the_memory_of_their_joint_weight(plan: Plan) -> None:
+def test_parts_share_the_memory_of_their_joint_weight(plan: Plan, moved: bool) -> None:
     """So joining costs none, and a part that is changed in place changes the product."""
     transformer = prepared(built().to(torch.bfloat16), plan)
+    if moved:
+        transformer.to(torch.float32)
 
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
         for joint, parts in block.PARTS.items():

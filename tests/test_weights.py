@@ -7,6 +7,7 @@ import torch
 from diffusers import FluxKontextPipeline
 
 from kontext import model, random_model, weights
+from kontext.blocks import DoubleBlock, SingleBlock
 from kontext.edit import Edit
 from kontext.editor import Editor
 from kontext.errors import BootError
@@ -119,10 +120,16 @@ def test_the_weights_are_bit_for_bit_those_of_plain_from_pretrained(
     for name in ("transformer", "text_encoder", "text_encoder_2", "vae"):
         expected = getattr(plain, name).state_dict()
         found = getattr(ours, name).state_dict()
-        assert list(found) == list(expected)
+        assert [key for key in found if not is_joint(key)] == list(expected)
         for key, tensor in expected.items():
             assert found[key].dtype == tensor.dtype
             assert torch.equal(found[key], tensor)
+
+
+def is_joint(name: str) -> bool:
+    """Tell whether a weight is that of several linears at once, which are views of it."""
+    joint = {*DoubleBlock.PARTS, *SingleBlock.PARTS}
+    return any(f".{linear}." in name for linear in joint)
 
 
 def test_a_loaded_pipeline_can_still_be_moved(tmp_path: Path) -> None:

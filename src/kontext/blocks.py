@@ -13,8 +13,8 @@ They extend the classes of diffusers and replace only the forward pass:
 Knows nothing of steps, precisions or plans.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.models.embeddings import apply_rotary_emb
@@ -41,6 +41,7 @@ class Block(nn.Module):
 
     attend: Attend
     attn: Any
+    _is_joined = False
 
     def join_projections(self) -> None:
         """Make the joint linears; their parts become views of them.
@@ -49,6 +50,7 @@ class Block(nn.Module):
         """
         for joint, names in self.PARTS.items():
             self.set_submodule(joint, _joined([self._linear(name) for name in names]))
+        self._is_joined = True
         self.share_weights()
 
     def share_weights(self) -> None:
@@ -61,6 +63,13 @@ class Block(nn.Module):
                 part.weight = _frozen(linear.weight.narrow(0, first, rows))
                 part.bias = _frozen(linear.bias.narrow(0, first, rows))
                 first += rows
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
+        """Move or convert the block; each part would get a copy of its own."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._is_joined:
+            self.share_weights()
+        return self
 
     def own_linears(self) -> Iterator[tuple[str, nn.Linear]]:
         """Yield the linears that own their weight: the joint ones and not their parts."""
