@@ -29,6 +29,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield served
 
 
+@pytest.mark.hostile("kills")
 async def test_a_killed_workers_job_is_handed_to_the_next(served: Served) -> None:
     """The job runs again from its start, and its client sees one result."""
     job_id = await served.client.send(LONG_EDIT)
@@ -41,6 +42,7 @@ async def test_a_killed_workers_job_is_handed_to_the_next(served: Served) -> Non
     assert served.ledger.stored[job_id] == 1
 
 
+@pytest.mark.hostile("kills")
 async def test_a_worker_killed_while_it_waits_takes_no_job_along(served: Served) -> None:
     """Its poll is still held when the next job comes, and must not get it."""
     slot = served.server.workers[0]
@@ -53,6 +55,7 @@ async def test_a_worker_killed_while_it_waits_takes_no_job_along(served: Served)
     assert job["workerId"] == slot.id
 
 
+@pytest.mark.hostile("kills")
 async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     """After three, so that it does not hold up the others for ever; no heartbeat stays behind."""
     await until(lambda: served.server.workers[0].ready)
@@ -67,6 +70,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     await until(lambda: not group(first))
 
 
+@pytest.mark.hostile("kills")
 async def test_a_hung_worker_is_killed_and_replaced(served: Served) -> None:
     """Stopped with all that it started, it does not even ping; nothing of it remains."""
     job_id = await served.client.send(LONG_EDIT)
