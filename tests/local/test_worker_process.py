@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from kontext.errors import OutOfMemory
+from kontext.errors import OutOfMemory, boot_failed
 from kontext.local.queue import Queue
 from kontext.local.store import GIVEN_UP, MOST_ATTEMPTS, Store
 from kontext.local.worker_process import WorkerProcess
 from tests.local.served import EDIT, LONG_EDIT, Served, group, serving, until
+
+HANDLER = Path(__file__).parents[2] / "handler.py"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -127,6 +129,19 @@ async def test_a_worker_that_cannot_boot_says_why_and_is_tried_again(
     )
     assert job["status"] == "COMPLETED"
     assert served.ledger.boots == 2
+
+
+async def test_a_client_hears_from_the_real_worker_that_it_cannot_boot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which check failed; and a worker that took a job for that alone does not count as booted."""
+    async with serving(tmp_path, handler=HANDLER) as served:
+        job = await served.client.finished(await served.client.send(EDIT))
+        await until(lambda: "it did not boot" in caplog.text)
+        workers = (await served.client.health())["workers"]
+
+    assert (job["status"], job["error"]) == ("FAILED", boot_failed("bucket"))
+    assert workers == {"idle": 0, "running": 0}
 
 
 async def test_a_job_that_outlives_the_grace_period_is_queued_again(tmp_path: Path) -> None:
