@@ -89,6 +89,31 @@ async def test_in_production_a_worker_that_lacks_something_ends_and_says_what(
     assert "Traceback" not in worker.log
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        pytest.param("LINK_SECONDS", "0", "LINK_SECONDS should be greater", id="range"),
+        pytest.param("RUNPOD_LOG_LEVEL", "loud", "RUNPOD_LOG_LEVEL must be one of", id="level"),
+    ],
+)
+async def test_in_production_a_wrong_setting_is_told_like_any_other_lack(
+    tmp_path: Path, name: str, value: str, reason: str
+) -> None:
+    """To Runpod and in the log with its reason, and to the caller of a job that waits without."""
+    async with serve_endpoint(tmp_path) as endpoint:
+        environment = endpoint.environment | {name: value}
+        told = endpoint.send(TEST_INPUT["input"])
+        async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
+            assert await worker.exit_code() == 1
+
+    (post,), (ping,) = endpoint.recorder.posts, endpoint.recorder.pings
+    assert post == {"id": told, "error": boot_failed("settings")}
+    assert ping["check"] == "settings"
+    assert ping["reason"].startswith(f"SettingsError: {reason}")
+    assert f"Fitness check failed: settings | SettingsError: {reason}" in worker.log
+    assert "Traceback" not in worker.log
+
+
 async def test_in_production_a_worker_that_cannot_start_ends_though_no_job_waits(
     tmp_path: Path,
 ) -> None:
