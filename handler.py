@@ -1,5 +1,6 @@
 """Entry point: builds the worker once and starts Runpod."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,11 +15,21 @@ def main() -> None:
         settings = Settings.load()
         logs.configure(settings.production)
     except SettingsError as error:
+        if "RUNPOD_WEBHOOK_GET_JOB" in os.environ:
+            _refuse(error)
         sys.exit(f"The worker cannot start: {error}")
     prefetch.start(settings)
     from kontext import serverless
 
     serverless.start(settings, Path(__file__).with_name("test_input.json"))
+
+
+def _refuse(error: SettingsError) -> None:
+    """Have the SDK tell Runpod and a waiting caller, and end the process."""
+    os.environ["RUNPOD_LOG_LEVEL"] = "ERROR"  # which may be what is wrong: the SDK would die of it
+    from kontext import serverless
+
+    serverless.refuse(error)
 
 
 # Guarded: Python 3.14 imports the main module again in the SDK's heartbeat process.

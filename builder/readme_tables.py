@@ -76,6 +76,7 @@ def failures() -> str:
         errors.UnsafePicture,
         errors.OutOfMemory,
         errors.StorageError,
+        errors.BootError,
         errors.KontextError,
     ]
     return _table(("Example", "What to do"), [(kind.example, kind.remedy) for kind in kinds])

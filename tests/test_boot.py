@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 
 from kontext import embedded_bucket
 from kontext.boot import Boot
-from kontext.errors import BootError
+from kontext.errors import BootError, boot_failed
+from kontext.local.jobs import Status
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.worker import Job
@@ -62,21 +64,78 @@ async def test_a_wrong_setting_ends_the_process_with_one_sentence_that_names_it(
         ),
     ],
 )
-async def test_in_production_a_worker_that_lacks_something_ends_and_tells_runpod_what(
+async def test_in_production_a_worker_that_lacks_something_ends_and_says_what(
     tmp_path: Path, stand_in: str, check: str, reason: str
 ) -> None:
-    """Nothing is replaced unasked; Runpod learns which check failed, and why in one sentence."""
+    """Nothing is replaced unasked; Runpod learns which check failed, and why in one sentence.
+
+    The caller of a job that waits learns which, but not why; another job is left to others.
+    """
     async with serve_endpoint(tmp_path) as endpoint:
         wanting = {"STAND_IN": stand_in, "SAFETY_MODEL_PATH": "/nowhere", **NO_GPU}
         environment = endpoint.environment | wanting
+        told, waiting = endpoint.send(TEST_INPUT["input"]), endpoint.send(TEST_INPUT["input"])
         async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
             assert await worker.exit_code() == 1
+        (post,) = endpoint.recorder.posts
+        assert post == {"id": told, "error": boot_failed(check)}
+        assert (await endpoint.served.client.status(told))["error"] == boot_failed(check)
+        assert await endpoint.status(waiting) == Status.IN_QUEUE
 
     (ping,) = endpoint.recorder.pings
     assert (ping["status"], ping["check"]) == ("unhealthy", check)
     assert ping["reason"].startswith(f"BootError: {reason}")
     assert f"Fitness check failed: {check} | BootError: {reason}" in worker.log
     assert "Traceback" not in worker.log
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        pytest.param("LINK_SECONDS", "0", "LINK_SECONDS should be greater", id="range"),
+        pytest.param("RUNPOD_LOG_LEVEL", "loud", "RUNPOD_LOG_LEVEL must be one of", id="level"),
+    ],
+)
+async def test_in_production_a_wrong_setting_is_told_like_any_other_lack(
+    tmp_path: Path, name: str, value: str, reason: str
+) -> None:
+    """To Runpod and in the log with its reason, and to the caller of a job that waits without."""
+    async with serve_endpoint(tmp_path) as endpoint:
+        environment = endpoint.environment | {name: value}
+        told = endpoint.send(TEST_INPUT["input"])
+        async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
+            assert await worker.exit_code() == 1
+
+    (post,), (ping,) = endpoint.recorder.posts, endpoint.recorder.pings
+    assert post == {"id": told, "error": boot_failed("settings")}
+    assert ping["check"] == "settings"
+    assert ping["reason"].startswith(f"SettingsError: {reason}")
+    assert f"Fitness check failed: settings | SettingsError: {reason}" in worker.log
+    assert "Traceback" not in worker.log
+
+
+async def test_in_production_a_worker_that_cannot_start_ends_though_no_job_waits(
+    tmp_path: Path,
+) -> None:
+    """It asks for one only as long as one that waits would take to come."""
+    async with (
+        serve_endpoint(tmp_path) as endpoint,
+        start_worker(ROOT / "handler.py", endpoint.environment, tmp_path / "log") as worker,
+    ):
+        assert await worker.exit_code() == 1
+
+    assert not endpoint.recorder.posts
+    assert "no waiting job was told" in worker.log
+    assert "Traceback" not in worker.log
+
+
+def test_a_temporary_directory_that_cannot_be_written_is_one_clear_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The stand-in for a bucket alone needs one."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with pytest.raises(BootError, match=r"^the temporary directory cannot be written, .*TMPDIR"):
+        boot(stand_in={"bucket"}).bucket()
 
 
 @pytest.mark.parametrize(

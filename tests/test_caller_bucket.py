@@ -95,6 +95,7 @@ async def test_a_callers_bucket_is_honoured(
     assert s3_server.keys(bucket_name) == ["job-1.png"]
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_that_refuses(
     s3_server: StrictServer, bucket_name: str, worker_key: Key
 ) -> None:
@@ -110,6 +111,7 @@ async def test_a_store_that_refuses(
 # --- Addresses
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433"])
 async def test_a_private_endpoint_is_never_dialled(host: str) -> None:
     """However it is written, nobody knocks at its door."""
@@ -123,6 +125,7 @@ async def test_a_private_endpoint_is_never_dialled(host: str) -> None:
         assert connections(listener) == 0
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_name_with_a_private_address_is_never_dialled() -> None:
     """A public name does not help, and the sentence does not tell what it means."""
     with silent_server() as listener:
@@ -136,6 +139,7 @@ async def test_a_name_with_a_private_address_is_never_dialled() -> None:
         assert "127.0.0.1" not in str(failure.value)
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_other_ports_are_never_dialled() -> None:
     """On an admitted network only the ports of the policy are, and the sentence names them."""
     with silent_server() as listener:
@@ -148,6 +152,7 @@ async def test_other_ports_are_never_dialled() -> None:
         assert connections(listener) == 0
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 async def test_redirects_are_not_followed(code: int) -> None:
     """The picture goes where the caller said, or nowhere: not even to an admitted address."""
@@ -165,6 +170,7 @@ async def test_redirects_are_not_followed(code: int) -> None:
         assert connections(listener) == 0
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize(
     ("endpoint_url", "bucket", "host"),
     [
@@ -197,6 +203,7 @@ async def test_only_the_stores_host_is_asked_for(
 # --- Fields
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize(
     ("s3_config", "named"),
     [
@@ -255,6 +262,7 @@ def test_a_wrong_field_is_named(s3_config: object, named: str) -> None:
     )
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize(
     "endpoint_url",
     [
@@ -278,6 +286,7 @@ def test_what_is_no_endpoint_is_refused_before_the_gpu_works(endpoint_url: str) 
     assert str(refusal.value) == "s3Config endpointUrl is not an S3 endpoint that can presign links"
 
 
+@pytest.mark.hostile("s3Config values")
 def test_what_boto3_does_not_sign_is_refused_before_the_gpu_works() -> None:
     """A name that only AWS has rules for fails when the job begins, not after the edit."""
     with pytest.raises(InvalidRequest, match="not an S3 endpoint that can presign"):
@@ -290,6 +299,7 @@ JSON_VALUES = (
 PRINTABLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1)
 
 
+@pytest.mark.hostile("fuzzed inputs")
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -319,6 +329,7 @@ def sentence(s3_config: object) -> str:
         return str(refusal)
 
 
+@pytest.mark.hostile("s3Config values")
 def test_an_unknown_field_is_ignored() -> None:
     """As in `input`."""
     CallerBucket(config("https://s3.amazonaws.com", region="eu-west-1"), Policy())
@@ -327,6 +338,7 @@ def test_an_unknown_field_is_ignored() -> None:
 # --- Stores that misbehave
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("code", [400, 403, 404, 500, 503])
 async def test_a_stores_refusal_is_its_status(code: int) -> None:
     """What the store writes beside stays where it is."""
@@ -338,6 +350,7 @@ async def test_a_stores_refusal_is_its_status(code: int) -> None:
         assert str(failure.value) == expected
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_that_is_down() -> None:
     """Nobody listens: one sentence."""
     with silent_server() as listener:
@@ -347,6 +360,7 @@ async def test_a_store_that_is_down() -> None:
         await CallerBucket(config(address), admitting(address)).store(FILE)
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_that_is_slow() -> None:
     """A deadline ends an upload that nobody answers."""
     with silent_server() as listener:
@@ -359,6 +373,7 @@ async def test_a_store_that_is_slow() -> None:
         assert connections(listener) == 1
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_that_drips() -> None:
     """The deadline ends an answer whose head never ends, a header at a time."""
     given_up = threading.Event()
@@ -377,6 +392,7 @@ async def test_a_store_that_drips() -> None:
         given_up.set()
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_that_never_ends_its_answer() -> None:
     """The answer's head is all that is read: an endless body costs nothing."""
 
@@ -430,6 +446,7 @@ async def test_a_store_over_https(
     assert (tmp_path / "store/kontext/job-1.png").read_bytes() == b"pixels"
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_whose_certificate_nobody_trusts(tls_store: dict[str, Any]) -> None:
     """The picture goes to no host that cannot prove its name."""
     caller = CallerBucket(tls_store, admitting(tls_store["endpointUrl"]), Names("127.0.0.1"))
@@ -438,6 +455,7 @@ async def test_a_store_whose_certificate_nobody_trusts(tls_store: dict[str, Any]
         await caller.store(FILE)
 
 
+@pytest.mark.hostile("s3Config values")
 async def test_a_store_with_anothers_certificate(
     tls_store: dict[str, Any], certificate: Certificate
 ) -> None:
@@ -460,6 +478,7 @@ def test_a_config_hides_its_secret() -> None:
     assert shown == "S3Config(bucketName='photos')"
 
 
+@pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("case", ["refused", "down", "private", "port"])
 async def test_no_secret_reaches_the_log(case: str) -> None:
     """Neither secret, nor key, nor signature is in a failure's sentence or its logged cause."""

@@ -43,6 +43,7 @@ COSTLY = {
 }
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(
     ("url", "expected"), [pytest.param(*case, id=name) for name, case in COSTLY.items()]
 )
@@ -57,6 +58,7 @@ def test_a_costly_data_url_is_quick_and_small(url: str, expected: int | str) -> 
     assert memory < 300e6
 
 
+@pytest.mark.hostile("fuzzed inputs")
 @given(st.text("%4aFg ").map(str.encode), st.integers(3, 9))
 def test_escapes_are_undone_as_the_standard_library_does(text: bytes, block: int) -> None:
     """Wherever the blocks end, and however malformed they are."""

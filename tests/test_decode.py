@@ -109,6 +109,7 @@ def test_a_picture_is_upright(
         assert corners(upright)[place] == pytest.approx(colour, abs=6)
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     "exif",
     [
@@ -245,6 +246,7 @@ def test_a_profile_is_applied(file_format: str, mode: str) -> None:
     assert pixel(decode(content)) == pytest.approx(p3_to_srgb(colour), abs=2.5)
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     ("mode", "profile"),
     [
@@ -291,6 +293,7 @@ def test_sides_up_to_the_limit_pass(size: tuple[int, int]) -> None:
     assert decode(encoded(plain(*size), "PNG")).size == size
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize("size", [(15, 64), (64, 15), (1, 1), (10_001, 16), (16, 10_001)])
 def test_sides_beyond_the_limit_are_refused(size: tuple[int, int]) -> None:
     """15 and 10,001 pixels are not, and the sentence says what was sent."""
@@ -304,6 +307,7 @@ def test_forty_megapixels_pass() -> None:
     assert decode(encoded(plain(8000, 5000, 1, "1"), "PNG")).size == (8000, 5000)
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -349,6 +353,7 @@ def fillers_between_scans(jpeg: bytes) -> bytes:
     return head + scan + rest.replace(b"\xff\xda", b"\xff\xd0\xff\x01\xff\xff\xda")
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     ("content", "scans"),
     [
@@ -394,6 +399,7 @@ def test_much_metadata_passes(content: bytes) -> None:
     assert pixel(decode(content)) == pytest.approx(RED, abs=6)
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
@@ -421,6 +427,7 @@ SVG = b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><script/></
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     "content",
     [
@@ -448,6 +455,7 @@ def test_other_formats_are_refused(content: bytes) -> None:
     assert refusal(content) == "Invalid image: not a JPEG, PNG, WebP, AVIF or GIF picture"
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF"])
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_truncated_picture_is_refused(file_format: str, part: float) -> None:
@@ -460,12 +468,14 @@ def test_a_truncated_picture_is_refused(file_format: str, part: float) -> None:
     }
 
 
+@pytest.mark.hostile("images")
 def test_a_signature_alone_is_refused() -> None:
     """The first bytes of a format do not make a picture."""
     for signature in (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\4\0\0\0WEBP"):
         assert refusal(signature)
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     "content",
     [

@@ -124,6 +124,7 @@ def stopped(before: set[int], count: int = 1) -> set[int]:
     return hanging
 
 
+@pytest.mark.hostile("kills")
 def test_a_decoder_that_hangs_is_killed(decoders: Decoders) -> None:
     """It costs the deadline, and the next picture is decoded."""
     before = decoder_ids()
@@ -138,6 +139,7 @@ def test_a_decoder_that_hangs_is_killed(decoders: Decoders) -> None:
     assert decoders.decode(PNG).size == (64, 48)
 
 
+@pytest.mark.hostile("kills")
 async def test_eight_hanging_pictures_hold_up_no_other(decoders: Decoders) -> None:
     """Not even for lack of threads: a good picture is decoded while all of them hang."""
     before = decoder_ids()
@@ -158,6 +160,7 @@ async def test_eight_hanging_pictures_hold_up_no_other(decoders: Decoders) -> No
     assert {str(refusal) for refusal in refusals} == {"Invalid image: its decoder crashed"}
 
 
+@pytest.mark.hostile("kills")
 def test_there_are_no_more_processes_than_allowed() -> None:
     """So that memory is bounded: further pictures wait for a process."""
     decoders, before = Decoders(most=2), decoder_ids()
@@ -235,6 +238,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 """Files that took Pillow 1 to 25 seconds on the machine that they were made on."""
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     ("bomb", "sentence"), [pytest.param(*case, id=name) for name, case in BOMBS.items()]
 )
@@ -253,6 +257,7 @@ def test_a_file_that_takes_long_is_refused_soon(
     assert decoders.decode(PNG).size == (64, 48)
 
 
+@pytest.mark.hostile("images")
 def test_pixels_that_take_long_are_refused_too() -> None:
     """As if the system's timer had ended their process, which it does with this signal."""
     before = decoder_ids()
@@ -272,6 +277,7 @@ def test_a_large_picture_may_take_longer_than_a_small_one() -> None:
     assert pixel_seconds(8000, 5000) > 10
 
 
+@pytest.mark.hostile("kills")
 def test_a_decoder_that_crashes_takes_nobody_along(decoders: Decoders) -> None:
     """A process that dies of a picture is one sentence, and the next picture is decoded."""
     before = decoder_ids()
@@ -309,6 +315,7 @@ def test_a_full_disk_harms_no_picture(decoders: Decoders) -> None:
     assert "not a JPEG" in str(caught.value.__cause__)
 
 
+@pytest.mark.hostile("kills")
 def test_a_process_that_dies_idle_costs_no_picture(decoders: Decoders) -> None:
     """The system may have killed it for its memory; the next picture finds a new one."""
     before = decoder_ids()
@@ -345,6 +352,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.hostile("kills")
 def test_the_process_ends_with_us() -> None:
     """Even a parent killed without warning leaves no decoder behind."""
     with subprocess.Popen(

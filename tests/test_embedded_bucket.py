@@ -187,6 +187,7 @@ def test_a_memory_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
     assert json.loads(memory.read_text()) == environment
 
 
+@pytest.mark.hostile("kills")
 @pytest.mark.parametrize(
     "number",
     [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP],
@@ -210,6 +211,7 @@ def test_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
     assert has_gone(url)
 
 
+@pytest.mark.hostile("kills")
 def test_ends_with_its_parent_though_a_fork_lives_on(tmp_path: Path) -> None:
     """The SDK forks its heartbeat, which outlives a worker that is killed."""
     program = """

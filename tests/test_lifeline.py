@@ -87,6 +87,7 @@ def test_sigterm_reaches_the_child_and_its_answer_comes_back() -> None:
         assert process.wait(30) == 7
 
 
+@pytest.mark.hostile("kills")
 def test_the_end_of_the_pipe_kills_the_child_and_what_it_started(
     deaf: tuple[Tied, list[int]],
 ) -> None:
@@ -100,6 +101,7 @@ def test_the_end_of_the_pipe_kills_the_child_and_what_it_started(
     assert all_end([process.pid, *pids])
 
 
+@pytest.mark.hostile("kills")
 def test_a_stopped_child_ends_as_well(deaf: tuple[Tied, list[int]]) -> None:
     """A signal that stops it does not save it."""
     process, pids = deaf
@@ -111,6 +113,7 @@ def test_a_stopped_child_ends_as_well(deaf: tuple[Tied, list[int]]) -> None:
     assert all_end([process.pid, *pids])
 
 
+@pytest.mark.hostile("kills")
 def test_a_killed_parent_takes_the_child_along(tmp_path: Path) -> None:
     """It had no chance to close the pipe."""
     program = f"""

@@ -177,6 +177,7 @@ async def test_a_job_ends_with_a_link_to_its_picture_and_its_cost(
         assert (picture.format, picture.size) == ("PNG", (256, 256))
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [

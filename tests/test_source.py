@@ -213,6 +213,7 @@ CASES = [
 ]
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(("limits", "answer", "reason"), CASES)
 async def test_a_hostile_answer_is_one_sentence(
     server: HostileServer, limits: FetchLimits, answer: Answer, reason: str
@@ -226,6 +227,7 @@ async def test_a_hostile_answer_is_one_sentence(
     assert (await source_of(server).picture(server.url("/good"))).size == (64, 48)
 
 
+@pytest.mark.hostile("images")
 @pytest.mark.parametrize(
     ("content", "reason"), [pytest.param(*case, id=name) for name, case in BODIES.items()]
 )
@@ -318,6 +320,7 @@ async def test_five_redirects_are_followed(server: HostileServer) -> None:
     assert (await source_of(server).picture(server.url("/0"))).size == (64, 48)
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize("loop", [False, True], ids=["a chain", "a loop"])
 async def test_six_redirects_are_refused(server: HostileServer, loop: bool) -> None:
     """The sixth may not, and is not even asked for."""
@@ -331,6 +334,7 @@ async def test_six_redirects_are_refused(server: HostileServer, loop: bool) -> N
     assert server.connections == 6
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(
     "answer",
     [
@@ -348,6 +352,7 @@ async def test_the_body_of_a_redirect_is_not_read(server: HostileServer, answer:
     assert (await source_of(server).picture(server.url("/moved"))).size == (64, 48)
 
 
+@pytest.mark.hostile("fetches")
 async def test_the_deadline_is_for_all_redirects_together(server: HostileServer) -> None:
     """Each hop in time, all of them too late."""
     for hop in range(5):
@@ -383,6 +388,7 @@ REDIRECTS = {
 }
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(
     ("location", "reason"), [pytest.param(*case, id=name) for name, case in REDIRECTS.items()]
 )
@@ -443,6 +449,7 @@ PRIVATE = {
 }
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize("named", [False, True], ids=["written", "resolved"])
 @pytest.mark.parametrize(
     "address", [pytest.param(address, id=name) for name, address in PRIVATE.items()]
@@ -497,6 +504,7 @@ DISGUISED = {
 }
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize("host", [pytest.param(host, id=name) for name, host in DISGUISED.items()])
 async def test_a_disguised_host_is_never_dialled(
     server: HostileServer, dials: Dials, host: str
@@ -510,6 +518,7 @@ async def test_a_disguised_host_is_never_dialled(
     assert server.connections == 0
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(
     "url",
     [
@@ -550,6 +559,7 @@ async def test_a_url_of_another_kind_is_never_looked_up(dials: Dials, url: str) 
     assert dials.addresses == []
 
 
+@pytest.mark.hostile("fetches")
 async def test_one_private_answer_among_public_ones_refuses_the_name(
     server: HostileServer, dials: Dials
 ) -> None:
@@ -562,6 +572,7 @@ async def test_one_private_answer_among_public_ones_refuses_the_name(
     assert dials.addresses == []
 
 
+@pytest.mark.hostile("fetches")
 async def test_an_address_is_pinned(server: HostileServer, dials: Dials) -> None:
     """One lookup, and the address that was checked is the one that is dialled."""
     names = Names({"rebinding.example": [["127.0.0.1"], ["10.0.0.1"]]})
@@ -572,6 +583,7 @@ async def test_an_address_is_pinned(server: HostileServer, dials: Dials) -> None
     assert dials.addresses == [("127.0.0.1", server.port)]
 
 
+@pytest.mark.hostile("fetches")
 async def test_a_name_rebound_between_redirects_is_refused(
     server: HostileServer, dials: Dials
 ) -> None:
@@ -586,6 +598,7 @@ async def test_a_name_rebound_between_redirects_is_refused(
     assert dials.addresses == [("127.0.0.1", server.port)]
 
 
+@pytest.mark.hostile("fetches")
 async def test_a_caller_cannot_tell_which_private_names_exist(server: HostileServer) -> None:
     """An unknown name and a private one read the same."""
     names = Names({"exists.example": ["10.0.0.1"]})
@@ -597,6 +610,7 @@ async def test_a_caller_cannot_tell_which_private_names_exist(server: HostileSer
     assert exists.replace("exists", "unknown") == unknown
 
 
+@pytest.mark.hostile("fetches")
 async def test_a_hung_lookup_keeps_the_deadline(server: HostileServer) -> None:
     """`getaddrinfo` cannot be stopped, but nobody waits for it."""
     release = threading.Event()
@@ -614,6 +628,7 @@ async def test_a_hung_lookup_keeps_the_deadline(server: HostileServer) -> None:
     )
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(
     "failure",
     [socket.gaierror(-3, "Temporary failure"), UnicodeError("label too long"), OSError("no file")],
@@ -665,6 +680,7 @@ async def test_a_dead_address_does_not_hide_a_live_one(
     assert (await source.picture(server.url("/good", "half.example"))).size == (64, 48)
 
 
+@pytest.mark.hostile("fetches")
 @on_linux
 async def test_a_dead_host_is_one_sentence(server: HostileServer, black_hole: str) -> None:
     """An admitted address that does not answer: the sentence tells of no address or port."""
@@ -725,6 +741,7 @@ async def tls_server(tmp_path: Path) -> AsyncIterator[HostileServer]:
         yield running
 
 
+@pytest.mark.hostile("fetches")
 async def test_an_untrusted_certificate_is_refused(tls_server: HostileServer) -> None:
     """A stranger's certificate ends the connection before a request is sent."""
     url = tls_server.url("/good", scheme="https")
@@ -735,6 +752,7 @@ async def test_an_untrusted_certificate_is_refused(tls_server: HostileServer) ->
     assert tls_server.requests == []
 
 
+@pytest.mark.hostile("fetches")
 async def test_https_to_a_server_that_speaks_http_is_refused(server: HostileServer) -> None:
     """An answer that is no TLS is one sentence."""
     url = server.url("/good", scheme="https")
@@ -793,6 +811,7 @@ BAD_INLINE = {
 }
 
 
+@pytest.mark.hostile("fetches")
 @pytest.mark.parametrize(
     ("url", "sentence"), [pytest.param(*case, id=name) for name, case in BAD_INLINE.items()]
 )

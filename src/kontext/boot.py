@@ -1,13 +1,12 @@
 """From settings to a running worker: what must be there, what a stand-in may replace.
 
 On Runpod the steps run as the SDK's fitness checks, so that a failure marks the worker unhealthy
-by name; elsewhere they run before the job. torch and the weights are imported and loaded here,
-once, before the first job.
+by name, and `kontext.boot_failure` can tell a waiting caller; elsewhere they run before the job.
+torch and the weights are imported and loaded here, once, before the first job.
 """
 
 import atexit
 import logging
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -187,15 +186,8 @@ class Boot:
         return torch.cuda.is_available() and weights.present(settings.model_id)
 
     def _embedded_bucket(self) -> Settings:
-        try:
-            directory = tempfile.TemporaryDirectory(prefix="kontext-")
-        except OSError as error:
-            raise BootError(
-                "the temporary directory cannot be written, where the stand-in for a bucket keeps "
-                f"its files; make room there or set TMPDIR: {error.strerror}"
-            ) from error
-        root = self._open_resources.enter_context(directory)
-        environment = self._open_resources.enter_context(embedded_bucket.serve(Path(root)))
+        root = self._open_resources.enter_context(embedded_bucket.temporary_root())
+        environment = self._open_resources.enter_context(embedded_bucket.serve(root))
         _banner("bucket", "an S3 server on loopback; its links die with this process")
         return Settings.load(**{name.lower(): value for name, value in environment.items()})
 

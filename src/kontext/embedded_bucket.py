@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import sysconfig
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,24 @@ from kontext.errors import BootError
 
 NAME = "kontext"
 """The bucket: the directory of this name below the server's root."""
+
+
+@contextmanager
+def temporary_root() -> Iterator[Path]:
+    """Make a directory for `serve`, which is removed after the block.
+
+    Raises:
+        BootError: The temporary directory cannot be written.
+    """
+    try:
+        directory = tempfile.TemporaryDirectory(prefix="kontext-")
+    except OSError as error:
+        raise BootError(
+            "the temporary directory cannot be written, where the stand-in for a bucket keeps its "
+            f"files; make room there or set TMPDIR: {error.strerror}"
+        ) from error
+    with directory as path:
+        yield Path(path)
 
 
 @contextmanager

@@ -13,7 +13,8 @@ cause travels as `__cause__` and reaches only the log.
     ├── OutOfMemory        the edit does not fit into the GPU's memory
     ├── StorageError       the result could not be stored
     ├── Cancelled          the caller cancelled the job; nobody reads its sentence
-    └── BootError          the worker must not start; read by the deployer, never by a caller
+    └── BootError          the worker must not start; its sentence is for the deployer: it may name
+        │                  paths and buckets, and a caller reads `boot_failed` in its place
         └── SettingsError    an environment variable is missing or wrong
 """
 
@@ -88,8 +89,19 @@ class Cancelled(KontextError):
     """The caller cancelled the job while it was on the GPU."""
 
 
+def boot_failed(check: str) -> str:
+    """Return what a caller may read of a boot that failed: which check, not why."""
+    return (
+        f'The worker could not start: its check "{check}" failed; '
+        "the job was not charged, and the worker's log tells why"
+    )
+
+
 class BootError(KontextError):
     """The worker must not start."""
+
+    example = boot_failed("bucket")
+    remedy = "Send the job again; if it repeats, the endpoint's owner finds the cause in the log."
 
 
 class SettingsError(BootError):

@@ -1,7 +1,7 @@
 """Runpod's SDK: which of its modes runs, the boot steps as its fitness checks, progress posts.
 
-Only this module and `kontext.job_loop` import `runpod`, and `kontext.logs.configure` must have run
-before them.
+Only this module, `kontext.job_loop` and `kontext.boot_failure` import `runpod`, and
+`kontext.logs.configure` must have run before them.
 """
 
 import os
@@ -16,7 +16,8 @@ from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules.rp_http import send_result
 
 from kontext.boot import Boot
-from kontext.errors import BootError
+from kontext.boot_failure import answering
+from kontext.errors import BootError, SettingsError
 from kontext.job_loop import MOST_JOBS, take_jobs_at
 from kontext.pace import Pace
 from kontext.progress import Progress
@@ -38,11 +39,26 @@ def start(settings: Settings, test_input: Path) -> None:
     boot = Boot(settings, post_progress)
     if _runs_the_loop(arguments):
         for step in boot.steps:
-            runpod.serverless.register_fitness_check(step)
+            runpod.serverless.register_fitness_check(answering(step))
     else:
         _boot_now(boot)
         _default_test_input(arguments, test_input)
     hand_over(boot.run, boot.pace)
+
+
+def refuse(error: SettingsError) -> None:
+    """Have the SDK report a wrong setting as a check that failed, and end the process.
+
+    Returns only where the SDK would take no jobs from Runpod, and so runs no checks.
+    """
+
+    def settings() -> None:
+        raise error
+
+    arguments, _ = runpod.serverless.parser.parse_known_args()
+    if _runs_the_loop(arguments):
+        runpod.serverless.register_fitness_check(answering(settings))
+        runpod.serverless.start({"handler": lambda _: {}})
 
 
 def hand_over(handler: Handler, pace: Pace) -> None:

@@ -317,6 +317,7 @@ async def test_a_life_can_be_shortened(client: httpx.AsyncClient) -> None:
 # ---- What a submission may say
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize("path", ["/run", "/runsync"])
 @pytest.mark.parametrize(
     ("body", "sentence"),
@@ -354,6 +355,7 @@ async def test_a_malformed_body_is_refused(
     assert (await refused.get("/health")).json()["jobs"]["inQueue"] == 0
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize(
     ("field", "least", "most"),
     [("executionTimeout", 5 * SECOND, 7 * DAY), ("ttl", 10 * SECOND, 7 * DAY)],
@@ -391,6 +393,7 @@ async def test_a_bucket_is_for_the_worker_alone(client: httpx.AsyncClient, worke
     assert not any("hush" in answer.text for answer in answers)
 
 
+@pytest.mark.hostile("API abuses")
 async def test_unknown_siblings_of_input_are_ignored(client: httpx.AsyncClient) -> None:
     """Runpod's own example for JavaScript sends `timeout` there."""
     answer = await client.post("/run", json={**EDIT, "timeout": 60000, "webhook": None})
@@ -424,6 +427,7 @@ async def test_a_body_may_be_so_large(
     assert (await sending).status_code == 200
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize("send", [bytes, in_pieces], ids=["whole", "chunked"])
 @pytest.mark.parametrize(
     ("path", "size", "sentence"),
@@ -442,6 +446,7 @@ async def test_a_larger_body_is_refused(
     assert (answer.status_code, answer.json()) == (400, {"error": sentence})
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize(
     "body",
     ['{"output": NaN}', '{"output": 1e400}', '{"output": "\\ud800"}', "output", "[]"],
@@ -464,6 +469,7 @@ async def test_a_result_that_is_not_json_fails_the_job(
 # ---- Refusals
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -483,6 +489,7 @@ async def test_an_unknown_job(refused: httpx.AsyncClient, method: str, path: str
     assert (answer.status_code, answer.json()) == (404, {"error": "job not found"})
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize(
     ("method", "path"),
     [
@@ -506,6 +513,7 @@ async def test_a_wrong_method(refused: httpx.AsyncClient, method: str, path: str
     assert answer.headers["Allow"]
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize("path", ["/runsync?wait=soon", "/status/x?ttl=0", "/nothing"])
 async def test_a_wrong_address(refused: httpx.AsyncClient, path: str) -> None:
     """It is refused in one sentence, like everything else."""
@@ -515,6 +523,7 @@ async def test_a_wrong_address(refused: httpx.AsyncClient, path: str) -> None:
     assert answer.json().keys() == {"error"}
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize(
     ("headers", "code"),
     [
@@ -545,6 +554,7 @@ async def test_a_key_when_one_is_set(
         assert all(answer.json().keys() == {"error"} for answer in answers)
 
 
+@pytest.mark.hostile("API abuses")
 @pytest.mark.parametrize("which", ["open_server", "locked_server"])
 @pytest.mark.parametrize(
     ("method", "path"),
@@ -567,6 +577,7 @@ async def test_workers_routes_are_not_for_clients(
     assert (answer.status_code, answer.json().keys()) == (401, {"error"})
 
 
+@pytest.mark.hostile("API abuses")
 async def test_whatever_breaks_is_answered_in_a_sentence() -> None:
     """Also what nobody foresaw is JSON, and tells nothing of its cause."""
     router = APIRouter()

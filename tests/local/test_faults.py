@@ -7,6 +7,8 @@ import signal
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
 from kontext.local.store import GIVEN_UP, MOST_DEATHS
 from tests.local.served import EDIT, LONG_EDIT, Served, commanded, free_port, serving
 
@@ -27,6 +29,7 @@ async def kill_workers(served: Served, chance: random.Random) -> None:
             os.killpg(victim.pid or 0, signal.SIGKILL)
 
 
+@pytest.mark.hostile("kills")
 async def test_workers_killed_at_random_lose_and_double_no_job(tmp_path: Path) -> None:
     """Every job ends exactly once; no more is run beyond that than killed workers held.
 
@@ -48,6 +51,7 @@ async def test_workers_killed_at_random_lose_and_double_no_job(tmp_path: Path) -
     assert served.ledger.stored.total() <= JOBS + KILLS * HELD
 
 
+@pytest.mark.hostile("kills")
 async def test_a_killed_server_loses_and_doubles_no_job(tmp_path: Path) -> None:
     """Its successor finishes what waited and what ran, and still has what was done."""
     port = free_port()

@@ -85,6 +85,7 @@ async def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
     assert not command.ledger.stored
 
 
+@pytest.mark.hostile("kills")
 async def test_a_killed_server_leaves_nothing(tmp_path: Path) -> None:
     """Neither worker, heartbeat nor bucket outlives it, not even what is stopped."""
     async with commanded(tmp_path, free_port(), workers=2) as command:
@@ -128,6 +129,7 @@ def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
     assert {name for name in former if environment[name] != former[name]} == {"BUCKET_ENDPOINT_URL"}
 
 
+@pytest.mark.hostile("kills")
 @pytest.mark.parametrize("kept", ["", '{"BUCKET_NA'], ids=["empty", "cut-off"])
 def test_a_bucket_whose_memory_is_damaged_begins_anew(kept: str, tmp_path: Path) -> None:
     """A server killed while it wrote must start again."""

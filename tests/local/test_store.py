@@ -590,6 +590,7 @@ FIELDS = st.sampled_from(["input", "webhook", "policy", "s3Config", "other"])
 NUMBERS = st.floats()  # NaN and infinities among them, as Python writes them
 
 
+@pytest.mark.hostile("fuzzed inputs")
 @settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text(), JSON, max_size=3))
 def test_what_a_client_sends_is_what_a_worker_gets(sent: dict[str, Any]) -> None:
@@ -604,6 +605,7 @@ def test_what_a_client_sends_is_what_a_worker_gets(sent: dict[str, Any]) -> None
     assert job.body["input"] == sent
 
 
+@pytest.mark.hostile("fuzzed inputs")
 @settings(max_examples=200, deadline=None)
 @given(
     st.binary()

@@ -53,6 +53,7 @@ async def test_a_result_is_shown_as_runpod_shows_it(
     assert await envelope(client, job_id) == seen
 
 
+@pytest.mark.hostile("API abuses")
 async def test_a_result_that_is_too_large_fails_its_job(
     client: httpx.AsyncClient, worker: Worker
 ) -> None:
@@ -65,6 +66,7 @@ async def test_a_result_that_is_too_large_fails_its_job(
     assert str(seen["error"]).startswith("The worker's result could not be taken: ")
 
 
+@pytest.mark.hostile("API abuses")
 async def test_a_worker_without_the_key_is_turned_away(server: Server) -> None:
     """The key is made anew at each start, so a former server's workers cannot meddle either."""
     url = server.control_plane["RUNPOD_WEBHOOK_PING"]

@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from kontext.errors import OutOfMemory
+from kontext.errors import OutOfMemory, boot_failed
 from kontext.local.queue import Queue
 from kontext.local.store import GIVEN_UP, MOST_DEATHS, Store
 from kontext.local.worker_process import WorkerProcess
 from tests.local.served import EDIT, LONG_EDIT, Served, group, serving, until
+
+HANDLER = Path(__file__).parents[2] / "handler.py"
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -29,6 +31,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         yield served
 
 
+@pytest.mark.hostile("kills")
 async def test_a_killed_workers_job_is_handed_to_the_next(served: Served) -> None:
     """The job runs again from its start, and its client sees one result."""
     job_id = await served.client.send(LONG_EDIT)
@@ -41,6 +44,7 @@ async def test_a_killed_workers_job_is_handed_to_the_next(served: Served) -> Non
     assert served.ledger.stored[job_id] == 1
 
 
+@pytest.mark.hostile("kills")
 async def test_a_worker_killed_while_it_waits_takes_no_job_along(served: Served) -> None:
     """Its poll is still held when the next job comes, and must not get it."""
     slot = served.server.workers[0]
@@ -53,6 +57,7 @@ async def test_a_worker_killed_while_it_waits_takes_no_job_along(served: Served)
     assert job["workerId"] == slot.id
 
 
+@pytest.mark.hostile("kills")
 async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     """After three, so that it does not hold up the others for ever; no heartbeat stays behind."""
     await until(lambda: served.server.workers[0].ready)
@@ -67,6 +72,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     await until(lambda: not group(first))
 
 
+@pytest.mark.hostile("kills")
 async def test_a_hung_worker_is_killed_and_replaced(served: Served) -> None:
     """Stopped with all that it started, it does not even ping; nothing of it remains."""
     job_id = await served.client.send(LONG_EDIT)
@@ -123,6 +129,19 @@ async def test_a_worker_that_cannot_boot_says_why_and_is_tried_again(
     )
     assert job["status"] == "COMPLETED"
     assert served.ledger.boots == 2
+
+
+async def test_a_client_hears_from_the_real_worker_that_it_cannot_boot(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which check failed; and a worker that took a job for that alone does not count as booted."""
+    async with serving(tmp_path, handler=HANDLER) as served:
+        job = await served.client.finished(await served.client.send(EDIT))
+        await until(lambda: "it did not boot" in caplog.text)
+        workers = (await served.client.health())["workers"]
+
+    assert (job["status"], job["error"]) == ("FAILED", boot_failed("bucket"))
+    assert workers == {"idle": 0, "running": 0}
 
 
 async def test_a_job_that_outlives_the_grace_period_is_queued_again(tmp_path: Path) -> None:

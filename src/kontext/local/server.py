@@ -154,10 +154,10 @@ class Server:
     def _ready_workers(self) -> set[str]:
         return {worker.id for worker in self.workers if worker.ready}
 
-    def _seen(self, worker_id: str) -> None:
+    def _seen(self, worker_id: str, fit: bool) -> None:
         for worker in self.workers:
             if worker.id == worker_id:
-                worker.seen()
+                worker.seen(fit)
 
     def _replace(self, worker_id: str) -> None:
         for worker in self.workers:

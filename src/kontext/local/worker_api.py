@@ -22,12 +22,12 @@ class WorkerApi:
 
     Args:
         queue: Where the jobs are.
-        seen: Told the id of each worker that calls.
+        seen: Told the id of each worker that calls, and whether it can serve.
         replace: Told the id of each worker that asks to be replaced.
     """
 
     def __init__(
-        self, queue: Queue, seen: Callable[[str], None], replace: Callable[[str], None]
+        self, queue: Queue, seen: Callable[[str, bool], None], replace: Callable[[str], None]
     ) -> None:
         self._queue = queue
         self._seen = seen
@@ -47,7 +47,7 @@ class WorkerApi:
 
     async def job_take(self, worker: str) -> Response:
         """Hand out a job, or 204 when none comes."""
-        self._seen(worker)
+        self._seen(worker, True)
         try:
             job = await self._queue.take(worker, POLL_SECONDS)
         except QueueUnavailable as error:
@@ -81,8 +81,7 @@ class WorkerApi:
 
     async def ping(self, worker: str, status: str = "healthy") -> Response:
         """Take a sign of life; a worker that cannot boot says so here, and exits by itself."""
-        if status == "healthy":
-            self._seen(worker)
+        self._seen(worker, status == "healthy")
         return _json({})
 
 

@@ -75,9 +75,9 @@ class WorkerProcess:
         """The process group of the worker, once there is one."""
         return self._process.pid if self._process else None
 
-    def seen(self) -> None:
-        """Note a sign of life."""
-        self.ready, self._silence = True, 0.0
+    def seen(self, fit: bool) -> None:
+        """Note a sign of life, and whether the worker can serve: one that cannot boot asks too."""
+        self.ready, self._silence = fit, 0.0
 
     async def run(self) -> None:
         """Start workers, one after another, until `end`."""
