@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from kontext import embedded_bucket
-from kontext.local.__main__ import worker_environments
+from kontext.local.worker_environment import worker_environments
 from kontext.settings import Settings
 from kontext.storage import Bucket
 from kontext.stored_file import StoredFile

@@ -5,3 +5,6 @@ A development and single-box server: it imitates Runpod's queue, it does not rep
 
 GRACE_SECONDS = 120.0
 """What a worker gets to finish its jobs when it is asked to end, unless told otherwise."""
+
+QUEUE_LIMIT = 10_000
+"""Jobs that may wait, unless told otherwise; with the largest bodies they take 200 GB of disk."""

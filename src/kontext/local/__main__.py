@@ -6,9 +6,7 @@ import fcntl
 import logging
 import os
 import shlex
-import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -17,8 +15,9 @@ from typing import TYPE_CHECKING
 
 from kontext import embedded_bucket
 from kontext.errors import BootError
-from kontext.local import GRACE_SECONDS
+from kontext.local import GRACE_SECONDS, QUEUE_LIMIT
 from kontext.local.errors import QueueUnavailable
+from kontext.local.worker_environment import worker_environments
 
 if TYPE_CHECKING:
     from kontext.local.server import Server
@@ -81,17 +80,26 @@ def _parser() -> argparse.ArgumentParser:
         help="seconds in which a worker that is told to end may finish its jobs; "
         "what it does not finish is queued again",
     )
+    parser.add_argument(
+        "--queue-limit",
+        type=int,
+        default=QUEUE_LIMIT,
+        help="jobs that may wait; one more is answered 429",
+    )
     parser.add_argument("--data", type=Path, default=".kontext", help="where queue and files live")
     return parser
 
 
 async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
-    from kontext.local.server import Options, Server, stop_on_signals  # noqa: PLC0415 - slow
+    from kontext.local.server import Options, Server  # noqa: PLC0415 - slow
+    from kontext.local.web import stop_on_signals  # noqa: PLC0415
 
     if arguments.workers is not None and arguments.workers < 1:
         raise BootError("--workers must be at least 1")
     if not arguments.grace >= 0:
         raise BootError(f"--grace must be 0 or more seconds, got {arguments.grace:g}")
+    if arguments.queue_limit < 1:
+        raise BootError(f"--queue-limit must be at least 1, got {arguments.queue_limit}")
     if not arguments.handler.is_file():
         raise BootError(f"there is no {arguments.handler}; name the workers' program by --handler")
     api_key, environment = _api_key(arguments.api_key_file), dict(os.environ)
@@ -113,6 +121,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
             allowed_hosts=arguments.allow_host,
             allowed_origins=arguments.allow_origin,
             grace_seconds=arguments.grace,
+            most_waiting=arguments.queue_limit,
         )
     )
     stop = stop_on_signals()
@@ -143,36 +152,6 @@ def _claim(directory: Path, resources: ExitStack) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise BootError(f"another server uses {directory}; choose one by --data") from None
-
-
-def worker_environments(
-    environment: Mapping[str, str], count: int | None = None
-) -> list[Mapping[str, str]]:
-    """Return a worker's environment for each GPU; without any, the stand-ins' by name.
-
-    Args:
-        environment: What all have in common.
-        count: As many, in place of one for each GPU.
-    """
-    gpus = _gpus(environment)
-    if not gpus:
-        stand_ins = {"STAND_IN": "model,safety", "RUNPOD_SKIP_GPU_CHECK": "true"}
-        return [{**stand_ins, **environment}] * (count or 1)
-    return [
-        {**environment, "CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]}
-        for number in range(count or len(gpus))
-    ]
-
-
-def _gpus(environment: Mapping[str, str]) -> list[str]:
-    """Name the GPUs that we may use; to CUDA, "" and "-1" mean none."""
-    if (visible := environment.get("CUDA_VISIBLE_DEVICES")) is not None:
-        return [name for name in visible.split(",") if name not in {"", "-1"}]
-    if not (nvidia_smi := shutil.which("nvidia-smi", path=environment.get("PATH"))):
-        return []
-    listed = subprocess.run([nvidia_smi, "-L"], capture_output=True, text=True, check=False)
-    lines = listed.stdout.splitlines()
-    return [str(number) for number in range(sum(line.startswith("GPU ") for line in lines))]
 
 
 def _invitation(server: "Server", arguments: argparse.Namespace, *, has_key: bool) -> str:

@@ -1,19 +1,22 @@
 """The ASGI application: routers, keys, CORS, and every refusal as one sentence under `error`."""
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.security import APIKeyHeader
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from kontext import __version__
 from kontext.local.errors import ApiError, QueueUnavailable
 
+log = logging.getLogger("kontext")
 AUTHORIZATION = APIKeyHeader(name="Authorization", auto_error=False)
 
 
@@ -56,6 +59,11 @@ def _answer_in_sentences(app: FastAPI) -> None:
     @app.exception_handler(QueueUnavailable)
     async def unavailable(_request: Request, error: QueueUnavailable) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 503)
+
+    @app.exception_handler(ClientDisconnect)
+    async def broken_off(request: Request, _error: ClientDisconnect) -> Response:
+        log.debug("%s %s was broken off by its client", request.method, request.url.path)
+        return Response(status_code=400)  # for nobody
 
     @app.exception_handler(HTTPException)
     async def unrouted(_request: Request, error: HTTPException) -> JSONResponse:

@@ -5,9 +5,11 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 
+from kontext.local import QUEUE_LIMIT
 from kontext.local.errors import ApiError
 from kontext.local.jobs import DAY, SECOND, InvalidBody, Status, Submission
 from kontext.local.queue import Queue
+from kontext.local.record import Job
 
 MEBIBYTE = 2**20
 RUN_BYTES, RUNSYNC_BYTES = 10 * MEBIBYTE, 20 * MEBIBYTE
@@ -30,11 +32,18 @@ class ClientApi:
     Args:
         queue: Where the jobs are.
         ready_workers: Names the workers that could take one.
+        most_waiting: So many jobs may wait; one more is refused.
     """
 
-    def __init__(self, queue: Queue, ready_workers: Callable[[], set[str]]) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        ready_workers: Callable[[], set[str]],
+        most_waiting: int = QUEUE_LIMIT,
+    ) -> None:
         self._queue = queue
         self._ready_workers = ready_workers
+        self._most_waiting = most_waiting
 
     def routes(self, authorised: Callable[..., Awaitable[None]]) -> APIRouter:
         """Return Runpod's paths; `authorised` raises for a caller without the key."""
@@ -53,12 +62,12 @@ class ClientApi:
 
     async def run(self, request: Request) -> Envelope:
         """Queue a job and return at once; its result is kept 30 minutes."""
-        job = self._queue.submit(await _submission(request, RUN_BYTES), sync=False)
+        job = self._submit(await _submission(request, RUN_BYTES), sync=False)
         return {"id": job.id, "status": job.status}
 
     async def runsync(self, request: Request, wait: Wait = DEFAULT_WAIT) -> Envelope:
         """Queue a job and return its result, or its status when that takes too long."""
-        job = self._queue.submit(await _submission(request, RUNSYNC_BYTES), sync=True)
+        job = self._submit(await _submission(request, RUNSYNC_BYTES), sync=True)
         return await self.status_sync(job.id, wait)
 
     async def status(self, job_id: str, ttl: Ttl | None = None) -> Envelope:
@@ -106,6 +115,13 @@ class ClientApi:
             },
             "workers": {"idle": len(self._ready_workers() - running), "running": len(running)},
         }
+
+    def _submit(self, submission: Submission, sync: bool) -> Job:
+        if self._queue.store.waiting() >= self._most_waiting:
+            raise ApiError(
+                429, f"the queue is full: {self._most_waiting} jobs wait; try again later"
+            )
+        return self._queue.submit(submission, sync)
 
 
 def _described_body() -> dict[str, Any]:

@@ -2,29 +2,26 @@
 
 import asyncio
 import contextlib
-import logging
 import secrets
-import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
 from starlette.types import ASGIApp
 
 from kontext.errors import BootError
-from kontext.local import GRACE_SECONDS, access
+from kontext.local import GRACE_SECONDS, QUEUE_LIMIT, access
 from kontext.local.app import application, require_api_key
 from kontext.local.client_api import ClientApi
+from kontext.local.connection import MOST_CONNECTIONS, READ_SECONDS, limited_connection
 from kontext.local.queue import Queue
 from kontext.local.store import Store
+from kontext.local.web import Web
 from kontext.local.webhooks import Webhooks, webhook_policy
 from kontext.local.worker_api import WorkerApi
 from kontext.local.worker_process import HUNG_SECONDS, WorkerProcess, control_plane
 from kontext.settings import Settings
-
-log = logging.getLogger("kontext")
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,9 @@ class Options:
         grace_seconds: What a worker gets to finish its jobs when it is asked to end; what it has
             not finished then is queued again.
         webhook_pause: Seconds between two tries at a webhook.
+        most_waiting: Jobs that may wait; one more is refused.
+        read_seconds: In which a whole request must arrive.
+        most_connections: So many at once; for one more, the longest without a request is closed.
         wrap: Put around the application, for who watches what passes.
     """
 
@@ -58,6 +58,9 @@ class Options:
     hung_seconds: float = HUNG_SECONDS
     grace_seconds: float = GRACE_SECONDS
     webhook_pause: float = 10.0
+    most_waiting: int = QUEUE_LIMIT
+    read_seconds: float = READ_SECONDS
+    most_connections: int = MOST_CONNECTIONS
     wrap: Callable[[ASGIApp], ASGIApp] = lambda application: application
 
 
@@ -124,7 +127,8 @@ class Server:
 
     async def _serve(self, stop: asyncio.Event, tasks: asyncio.TaskGroup) -> None:
         """End the workers before the routes: that is where they post their results."""
-        web = _Web(uvicorn.Config(self._app, log_level="warning", timeout_graceful_shutdown=2))
+        connection = limited_connection(self._options.read_seconds, self._options.most_connections)
+        web = Web(self._app, connection)
         serving = tasks.create_task(web.serve(sockets=[self._socket]))
         serving.add_done_callback(lambda _: stop.set())
         lives = [tasks.create_task(worker.run()) for worker in self.workers]
@@ -139,7 +143,8 @@ class Server:
     def _application(self) -> ASGIApp:
         """Behave as Runpod does when clients need a key; without one, trust this machine alone."""
         key, origins = self._options.api_key, self._options.allowed_origins
-        clients = ClientApi(self.queue, self._ready_workers)
+        most = self._options.most_waiting
+        clients = ClientApi(self.queue, self._ready_workers, most)
         workers = WorkerApi(self.queue, self._seen, self._replace).routes(
             require_api_key(self._worker_key)
         )
@@ -163,28 +168,3 @@ class Server:
         for worker in self.workers:
             if worker.id == worker_id:
                 worker.replace()
-
-
-def stop_on_signals() -> asyncio.Event:
-    """Return an event that Ctrl-C and SIGTERM set; a second one ends the process at once."""
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-
-    def ask() -> None:
-        log.info("the workers finish their jobs; a second Ctrl-C ends all at once")
-        stop.set()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)  # without Python's traceback
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, ask)
-    return stop
-
-
-class _Web(uvicorn.Server):
-    """uvicorn, but for signals: the workers must end while it still serves them."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave them to `stop_on_signals`."""
-        yield
