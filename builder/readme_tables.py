@@ -74,6 +74,7 @@ def failures() -> str:
         errors.DecodeError,
         errors.UnsafePicture,
         errors.OutOfMemory,
+        errors.GpuFault,
         errors.StorageError,
         errors.KontextError,
     ]

@@ -15,6 +15,7 @@ MAY_BE_HEAVY = {
     "model",
     "acceleration",
     "editor",
+    "gpu_faults",
     "safety",
     "random_model",
     "stand_in",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from kontext.acceleration import step_cache
 from kontext.edit import Edit
-from kontext.errors import OutOfMemory
+from kontext.gpu_faults import GpuGuard
 from kontext.model import Model
 
 
@@ -21,15 +21,17 @@ class Editor:
     Args:
         model: The loaded pipeline.
         true_cfg_scale: Scale of true classifier-free guidance, above 1.
+        guard: Says what a failure on the GPU means.
     """
 
-    def __init__(self, model: Model, true_cfg_scale: float) -> None:
+    def __init__(self, model: Model, true_cfg_scale: float, guard: GpuGuard | None = None) -> None:
         self.model = model.name
         self.revision = model.revision
         self.mode = model.plan.mode
         self._predicts_steps = model.plan.step_cache
         self._pipeline = model.pipeline
         self._true_cfg_scale = true_cfg_scale
+        self._guard = guard or GpuGuard()
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         """Return the edited picture, RGB, of exactly `edit.size`.
@@ -41,17 +43,16 @@ class Editor:
 
         Raises:
             OutOfMemory: The edit does not fit into the GPU's memory.
+            GpuFault: The GPU is lost.
         """
-        try:
+
+        def work() -> torch.Tensor:
             with self._step_cache(edit):
-                pixels = self._pixels(edit, on_step)
-        except torch.OutOfMemoryError:
-            pixels = None
-        if pixels is None:  # out of the handler, which would keep the tensors alive
-            torch.cuda.empty_cache()
-            raise OutOfMemory(
-                f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
-            )
+                return self._pixels(edit, on_step)
+
+        pixels = self._guard.run(
+            work, f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
+        )
         # The surplus of the grid lies to the right and below, as in the reference.
         return Image.fromarray(pixels.numpy()).crop((0, 0, edit.size.width, edit.size.height))
 
