@@ -75,6 +75,7 @@ def failures() -> str:
         errors.UnsafePicture,
         errors.OutOfMemory,
         errors.GpuFault,
+        errors.WorkerEnding,
         errors.StorageError,
         errors.KontextError,
     ]

@@ -14,6 +14,8 @@ cause travels as `__cause__` and reaches only the log.
     │   └── MemoryNotFreed   and part of that memory did not come back
     ├── GpuFault           the GPU, or this process's context on it, is lost
     ├── StorageError       the result could not be stored
+    ├── WorkerEnding       the worker ends before the job is done
+    ├── ProcessExit        something inside a job wanted to end the process
     ├── Cancelled          the caller cancelled the job; nobody reads its sentence
     └── BootError          the worker must not start; read by the deployer, never by a caller
         └── SettingsError    an environment variable is missing or wrong
@@ -97,6 +99,20 @@ class StorageError(KontextError):
 
     example = "The edited image could not be stored: the bucket refused the upload"
     remedy = "Send the job again; for an own s3Config, check bucket, keys and endpoint."
+
+
+class WorkerEnding(KontextError):
+    """The worker ends before the job is done: it was told to, or an edit hangs on its GPU."""
+
+    example = "The worker had to end before the job was done; send the job again"
+    remedy = "Send the job again."
+    refresh_worker = True
+
+
+class ProcessExit(KontextError):
+    """Something inside a job wanted to end the process; the worker then ends in order."""
+
+    refresh_worker = True
 
 
 class Cancelled(KontextError):

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kontext.errors import SettingsError
+from kontext.lane import STOP_SECONDS
 from kontext.mode import Setting
 from kontext.size import SideLimits
 
@@ -108,6 +109,26 @@ class Settings(BaseSettings):
         le=60,
         description="How long before the GPU is free the next job is taken, so that its picture "
         "is ready; 0 takes none ahead.",
+    )
+    stop_seconds: float = Field(
+        default=STOP_SECONDS,
+        gt=0,
+        le=3600,
+        description="What an edit that was cancelled or timed out gets to end its step; a worker "
+        "whose edit takes longer hangs, and ends.",
+    )
+    shutdown_seconds: float = Field(
+        default=90.0,
+        ge=0,
+        le=3600,
+        description="What a worker that must end (SIGTERM, a lost GPU, a hanging edit) gets to "
+        "finish the jobs that it holds; what is not done by then fails.",
+    )
+    most_internal_errors: int = Field(
+        default=3,
+        ge=0,
+        description="After so many internal errors, with no success in between, the worker asks "
+        "to be replaced; 0 never.",
     )
     bucket_endpoint_url: str | None = Field(
         default=None,
