@@ -6,6 +6,7 @@ Knows the order of things and what a caller may learn; the doing is its collabor
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from PIL import Image
@@ -139,9 +140,9 @@ class Worker:
         config = job.get("s3Config")
         if config is None:
             return self._storage
-        return await asyncio.to_thread(
-            carrying(CallerBucket), config, address_policy(self._settings)
-        )
+        settings = self._settings
+        bucket = partial(CallerBucket, seconds=settings.upload_seconds)
+        return await asyncio.to_thread(carrying(bucket), config, address_policy(settings))
 
     async def _prepare(self, request: EditRequest) -> Edit:
         source = await self._source.picture(request.image, request.pixels)
