@@ -79,11 +79,11 @@ def main() -> None:
     logs.configure(settings.production)
     from kontext.serverless import hand_over, post_progress
 
-    pace = Pace(settings.take_ahead_seconds)
+    pace, lane = Pace(settings.take_ahead_seconds), Lane(settings.stop_seconds)
     source = SlowSource(address_policy(settings))
     editor, storage = SleepingEditor(), SlowStorage()
-    worker = Worker(settings, source, editor, Lenient(), storage, post_progress, Lane(), pace)
-    hand_over(worker.run, pace)
+    worker = Worker(settings, source, editor, Lenient(), storage, post_progress, lane, pace)
+    hand_over(worker.run, pace, lane, settings.shutdown_seconds)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,8 @@ def failures() -> str:
         errors.DecodeError,
         errors.UnsafePicture,
         errors.OutOfMemory,
+        errors.GpuFault,
+        errors.WorkerEnding,
         errors.StorageError,
         errors.BootError,
         errors.KontextError,

@@ -14,7 +14,7 @@ from PIL import Image
 from kontext import random_model, reference
 from kontext.edit import Edit
 from kontext.editor import Editor
-from kontext.errors import Cancelled, OutOfMemory
+from kontext.errors import Cancelled, GpuFault, OutOfMemory
 from kontext.model import Model
 from kontext.size import Size
 
@@ -215,7 +215,7 @@ def test_a_cancelled_edit_leaves_the_pipeline_clean(editor: Editor, calls: Calls
 
 
 def test_out_of_memory_fails_with_its_sentence(editor: Editor) -> None:
-    """The job fails in words, the worker asks to be replaced, the pipeline goes on."""
+    """The job fails in words, and the pipeline goes on."""
 
     def exhaust(_step: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -223,9 +223,28 @@ def test_out_of_memory_fails_with_its_sentence(editor: Editor) -> None:
     with pytest.raises(OutOfMemory, match=r"out of GPU memory at 256\*256") as failure:
         editor.edit(an_edit(), exhaust)
 
-    assert failure.value.refresh_worker
+    assert not failure.value.refresh_worker
     assert failure.value.__context__ is None  # or its frames would keep the tensors
     assert done(editor, an_edit())
+
+
+def test_a_lost_gpu_fails_with_its_sentence_and_asks_for_another_worker(
+    tiny: Model, editor: Editor
+) -> None:
+    """What a kernel of the transformer raises comes out as the fault that it is."""
+
+    def lose(_module: object, _inputs: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    hook = tiny.pipeline.transformer.register_forward_pre_hook(lose)
+    try:
+        with pytest.raises(GpuFault, match=r"^The GPU failed") as failure:
+            done(editor, an_edit())
+    finally:
+        hook.remove()
+
+    assert failure.value.refresh_worker
+    assert isinstance(failure.value.__cause__, torch.AcceleratorError)
 
 
 def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Editor) -> None:

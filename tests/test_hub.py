@@ -40,6 +40,10 @@ NOT_OFFERED = {
     "compile_cache_secret": "goes with it",
     "stand_in": "for tests",
     "take_ahead_seconds": "rarely worth a change",
+    "upload_seconds": "rarely worth a change",
+    "stop_seconds": "rarely worth a change",
+    "shutdown_seconds": "rarely worth a change",
+    "most_internal_errors": "rarely worth a change",
     "runpod_endpoint_id": "set by Runpod",
     "runpod_webhook_get_job": "set by Runpod",
 }

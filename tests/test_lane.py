@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kontext.errors import Cancelled
+from kontext.errors import Cancelled, WorkerEnding
 from kontext.lane import Lane, Stop
 
 GUARD = 10
@@ -134,3 +134,50 @@ def test_a_stop_is_heeded_from_its_request_on() -> None:
     for _ in range(2):
         with pytest.raises(Cancelled):
             stop.check()
+
+
+async def test_work_that_ignores_its_stop_closes_the_lane() -> None:
+    """Who waits fails at once, and so does who comes later; whoever must know is told."""
+    lane, hanging = Lane(stop_seconds=0.1), Work()
+    told = asyncio.Event()
+    lane.on_hung = told.set
+    first = asyncio.create_task(lane.run(hanging))
+    await happened(hanging.entered)
+    waiting = asyncio.create_task(lane.run(lambda _: "done"))
+    await cancel(first)
+
+    async with asyncio.timeout(GUARD):
+        with pytest.raises(WorkerEnding):
+            await waiting
+    assert told.is_set()
+    assert lane.closed
+    with pytest.raises(WorkerEnding):
+        await lane.run(lambda _: "done")
+    hanging.let_go.set()
+
+
+async def test_work_that_heeds_its_stop_in_time_leaves_the_lane_open() -> None:
+    """However long it ran before."""
+    lane, running = Lane(stop_seconds=0.2), Work()
+    first = asyncio.create_task(lane.run(running))
+    await happened(running.entered)
+    await cancel(first)
+    running.let_go.set()
+    await happened(running.ended)
+    await asyncio.sleep(0.3)  # in which it would close
+
+    assert await lane.run(lambda _: "done") == "done"
+
+
+async def test_a_closed_lane_fails_the_work_that_runs() -> None:
+    """The worker's time is up: the job is answered though its thread goes on."""
+    lane, running = Lane(), Work()
+    task = asyncio.create_task(lane.run(running))
+    await happened(running.entered)
+    lane.close()
+
+    with pytest.raises(WorkerEnding):
+        await task
+    running.let_go.set()
+    await happened(running.ended)
+    assert running.stopped

@@ -20,6 +20,7 @@ MAY_BE_HEAVY = {
     "transformer",
     "autoencoder",
     "editor",
+    "gpu_faults",
     "safety",
     "random_model",
     "stand_in",

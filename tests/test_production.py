@@ -22,11 +22,11 @@ import pytest_asyncio
 from PIL import Image
 
 from kontext import embedded_bucket
-from kontext.errors import INTERNAL, OutOfMemory
+from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerEnding
 from kontext.local.jobs import Status
 from kontext.local.worker_api import POLL_SECONDS
 from tests.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
-from tests.local.served import FAKE_HANDLER, until
+from tests.local.served import FAKE_HANDLER, group, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -142,10 +142,10 @@ async def worker(
 
 
 @asynccontextmanager
-async def start_obedient(directory: Path) -> AsyncIterator[Obedient]:
+async def start_obedient(directory: Path, **settings: str) -> AsyncIterator[Obedient]:
     """Run a worker with the obedient editor, on an endpoint of its own."""
     async with serve_endpoint(directory) as endpoint:
-        environment = endpoint.environment | endpoint.served.ledger.environment
+        environment = endpoint.environment | endpoint.served.ledger.environment | settings
         async with start_worker(FAKE_HANDLER, environment, directory / "log") as worker:
             yield Obedient(endpoint, worker, directory)
 
@@ -412,15 +412,79 @@ async def test_an_unexpected_exception_is_one_fixed_sentence_and_a_whole_cause_i
     assert "RuntimeError: the private cause, in /opt/private on host-of-the-worker" in cause
 
 
-async def test_out_of_memory_fails_its_job_and_asks_for_another_worker(
-    obedient: Obedient,
-) -> None:
-    """Runpod replaces a worker on `stopPod`; until then it takes the next job."""
+async def test_out_of_memory_fails_its_job_and_the_worker_goes_on(obedient: Obedient) -> None:
+    """Or one caller who asks for the largest size would have worker after worker replaced."""
     job_id = obedient.send(2, "out of memory")
     post = await obedient.endpoint.result(job_id)
 
-    assert post == {"id": job_id, "error": OutOfMemory.example, "stopPod": True}
+    assert post == {"id": job_id, "error": OutOfMemory.example}
     assert "output" in await obedient.endpoint.result(obedient.send(3))
+
+
+async def test_a_lost_gpu_fails_its_job_and_ends_the_worker(tmp_path: Path) -> None:
+    """Nothing inside the process can mend a CUDA context; what waits is for another worker."""
+    async with start_obedient(tmp_path) as obedient:
+        lost, waiting = obedient.send(1, "lost gpu"), obedient.send(2)
+        code = await obedient.worker.exit_code()
+
+        assert code == 1
+        assert obedient.endpoint.results(lost) == [
+            {"id": lost, "error": GpuFault.example, "stopPod": True}
+        ]
+        assert await obedient.endpoint.status(waiting) == Status.IN_QUEUE
+        await until(lambda: not group(obedient.worker.process.pid))
+
+
+async def test_a_stopped_edit_that_hangs_ends_the_worker(tmp_path: Path) -> None:
+    """Its thread keeps the lane for ever: the jobs behind it fail, and another worker starts."""
+    async with start_obedient(tmp_path, STOP_SECONDS="1") as obedient:
+        hanging = obedient.send(1, "hang")
+        await obedient.started(hanging)
+        behind = obedient.send(2)
+        await until(lambda: "enter 1\n" in obedient.worker.log)
+        await obedient.stop(hanging)
+        code = await obedient.worker.exit_code()
+
+        assert code == 1
+        assert obedient.endpoint.results(behind) == [
+            {"id": behind, "error": WorkerEnding.example, "stopPod": True}
+        ]
+        assert not obedient.endpoint.results(hanging)
+        assert "fake_handler.py" in obedient.worker.log  # where the thread hangs
+        await until(lambda: not group(obedient.worker.process.pid))
+
+
+async def test_a_worker_told_to_end_amid_a_hanging_edit_ends_when_its_time_is_up(
+    tmp_path: Path,
+) -> None:
+    """Its job is answered: whoever started it need not wait for a timeout."""
+    async with start_obedient(tmp_path, SHUTDOWN_SECONDS="1") as obedient:
+        hanging = obedient.send(1, "hang")
+        await until(lambda: "enter 1\n" in obedient.worker.log)
+        obedient.worker.process.send_signal(signal.SIGTERM)
+        code = await obedient.worker.exit_code()
+
+        assert code == 1
+        assert obedient.endpoint.results(hanging) == [
+            {"id": hanging, "error": WorkerEnding.example, "stopPod": True}
+        ]
+        await until(lambda: not group(obedient.worker.process.pid))
+
+
+async def test_whatever_an_edit_raises_its_job_is_answered(tmp_path: Path) -> None:
+    """Also what asyncio cannot carry from one thread to another, and an end of the process."""
+    async with start_obedient(tmp_path) as obedient:
+        for prompt in ("stop iteration", "cancelled error"):
+            job_id = obedient.send(1, prompt)
+            assert await obedient.endpoint.result(job_id) == {"id": job_id, "error": INTERNAL}
+        assert "output" in await obedient.endpoint.result(obedient.send(2))
+        job_id = obedient.send(3, "system exit")
+        code = await obedient.worker.exit_code()
+
+        assert code == 1
+        assert obedient.endpoint.results(job_id) == [
+            {"id": job_id, "error": INTERNAL, "stopPod": True}
+        ]
 
 
 async def test_a_cancelled_edit_ends_at_its_next_step_and_the_next_job_waits_for_that(

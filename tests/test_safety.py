@@ -11,7 +11,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from kontext import safety, stand_in
-from kontext.errors import BootError
+from kontext.errors import BootError, GpuFault, OutOfMemory
 from kontext.safety import SafetyChecker, SecondOpinion
 
 PICTURE = Image.new("RGB", (300, 200), "teal")
@@ -109,3 +109,26 @@ def test_a_checker_that_cannot_be_loaded_refuses_the_boot(tmp_path: Path, missin
 def test_the_stand_in_passes_everything() -> None:
     """The stand-in is of the same class and lets a laptop's noise through."""
     assert not safety.load_stand_in(0.85).flags(PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), GpuFault),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            OutOfMemory,
+        ),
+    ],
+)
+def test_a_failure_of_the_gpu_is_named(error: RuntimeError, meaning: type[Exception]) -> None:
+    """The checker runs on the same GPU as the edit, and meets the same faults."""
+    model, processor = classifier(0)
+
+    def fail(_module: object, _inputs: object) -> None:
+        raise error
+
+    model.register_forward_pre_hook(fail)
+
+    with pytest.raises(meaning):
+        SafetyChecker(model, processor, threshold=0.85).flags(PICTURE)

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -338,6 +339,39 @@ async def test_a_server_that_stays_busy() -> None:
         await bucket_at(address, Patience(attempts=2)).store(FILE)
 
     assert len(requests) == 2
+
+
+def bucket_within(seconds: float, address: str) -> Bucket:
+    """A bucket that has so long to take a result, however patient each attempt is."""
+    location = Location.of(address, "photos")
+    client = connect(location, open_session("key", "secret"))
+    return Bucket(client, location.name, upload_seconds=seconds)
+
+
+async def test_a_silent_server_holds_a_job_no_longer_than_an_upload_may_take() -> None:
+    """The deadline lies around all attempts, which together would take two minutes."""
+    with silent_server() as listener:
+        silent = bucket_within(0.2, f"http://127.0.0.1:{port(listener)}")
+        async with asyncio.timeout(10):
+            with pytest.raises(StorageError, match=r"the bucket did not take it in 0\.2 seconds$"):
+                await silent.store(FILE)
+
+
+async def test_a_server_that_drips_holds_a_job_no_longer_either() -> None:
+    """Each header is an answer in time; no timeout of a socket ends that."""
+    given_up = threading.Event()
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not given_up.wait(0.02):
+            request.wfile.write(b"X-Drop: 1\r\n")
+        request.close_connection = True
+
+    with stub_server(drip) as (address, _):
+        async with asyncio.timeout(10):
+            with pytest.raises(StorageError, match=r"the bucket did not take it in 0\.2 seconds$"):
+                await bucket_within(0.2, address).store(FILE)
+        given_up.set()
 
 
 # --- Over TLS

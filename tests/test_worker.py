@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import concurrent.futures
 import io
 import logging
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kontext.edit import Edit
-from kontext.errors import INTERNAL, OutOfMemory, StorageError
+from kontext.errors import INTERNAL, GpuFault, MemoryNotFreed, OutOfMemory, StorageError
 from kontext.lane import Lane
 from kontext.progress import Progress
 from kontext.settings import Settings
@@ -39,12 +40,14 @@ class PaintingEditor:
 class FailingEditor(PaintingEditor):
     """Raises what it is given."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException | None) -> None:
         super().__init__()
         self.error = error
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
-        raise self.error
+        if self.error:
+            raise self.error
+        return super().edit(edit, on_step)
 
 
 class Verdict:
@@ -256,11 +259,50 @@ async def test_an_unexpected_error_says_nothing(caplog: pytest.LogCaptureFixture
     assert "/etc/secret" in (caplog.handler.format(record))
 
 
-async def test_out_of_memory_asks_for_another_worker() -> None:
-    """The job fails in words and Runpod is asked to replace the worker."""
-    output = await Bench(FailingEditor(OutOfMemory("too large"))).run()
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (OutOfMemory("too large"), {"error": "too large"}),
+        (MemoryNotFreed("too large"), {"error": "too large", "refresh_worker": True}),
+        (GpuFault("it is lost"), {"error": "it is lost", "refresh_worker": True}),
+        (StopIteration(), {"error": INTERNAL}),
+        (asyncio.CancelledError(), {"error": INTERNAL}),
+        (concurrent.futures.CancelledError(), {"error": INTERNAL}),
+        (GeneratorExit(), {"error": INTERNAL}),
+        (SystemExit(3), {"error": INTERNAL, "refresh_worker": True}),
+        (KeyboardInterrupt(), {"error": INTERNAL, "refresh_worker": True}),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+async def test_every_exception_of_an_edit_is_answered(
+    error: BaseException, answer: dict[str, Any]
+) -> None:
+    """Runpod is asked to replace the worker where only another one can go on."""
+    async with asyncio.timeout(10):
+        assert await Bench(FailingEditor(error)).run() == answer
 
-    assert output == {"error": "too large", "refresh_worker": True}
+
+async def test_internal_errors_in_a_row_ask_for_another_worker() -> None:
+    """A broken worker must not eat a queue; a caller's mistake says nothing about the worker."""
+    bench = Bench(editor := FailingEditor(RuntimeError("broken")), most_internal_errors=2)
+
+    assert await bench.run() == {"error": INTERNAL}
+    assert "refresh_worker" not in await bench.run(seed="x")
+    assert await bench.run() == {"error": INTERNAL, "refresh_worker": True}
+
+    bench = Bench(editor, most_internal_errors=2)
+    await bench.run()
+    editor.error = None
+    assert "image_url" in await bench.run()
+    editor.error = RuntimeError("broken again")
+    assert await bench.run() == {"error": INTERNAL}
+
+
+async def test_internal_errors_need_not_ask_for_another_worker() -> None:
+    """0 leaves that to the deployer."""
+    bench = Bench(FailingEditor(RuntimeError("broken")), most_internal_errors=0)
+
+    assert [await bench.run() for _ in range(4)] == [{"error": INTERNAL}] * 4
 
 
 async def test_a_failed_job_leaves_the_worker_working() -> None:

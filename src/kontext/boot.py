@@ -43,7 +43,7 @@ class Boot:
         self._settings = settings
         self._post_progress = post_progress
         self.pace = Pace(settings.take_ahead_seconds)
-        self.lane = Lane()
+        self.lane = Lane(settings.stop_seconds)
         self._open_resources = ExitStack()
         self._editor: Editor | None = None
         self._checker: SafetyChecker | None = None

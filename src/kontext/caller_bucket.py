@@ -18,11 +18,10 @@ from ssrfguard.httpx import AsyncClient
 from kontext.bucket import Location
 from kontext.errors import InvalidRequest, SettingsError, StorageError
 from kontext.s3_client import connect, open_session
+from kontext.settings import UPLOAD_SECONDS
 from kontext.source import unknown_as_private
 from kontext.storage import NOT_STORED, Bucket
 from kontext.stored_file import StoredFile
-
-UPLOAD_SECONDS = 60
 
 Printable = Annotated[StrictStr, Field(pattern=r"^[!-~]{1,1024}$", repr=False)]
 BucketName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,62}$")]

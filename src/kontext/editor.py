@@ -11,7 +11,7 @@ from PIL import Image
 from kontext import acceleration, schedule
 from kontext.autoencoder import Float32ImageProcessor
 from kontext.edit import Edit
-from kontext.errors import OutOfMemory
+from kontext.gpu_faults import GpuGuard
 from kontext.model import Model
 from kontext.size import GRID
 
@@ -22,9 +22,10 @@ class Editor:
     Args:
         model: The loaded pipeline.
         true_cfg_scale: Scale of true classifier-free guidance, above 1.
+        guard: Says what a failure on the GPU means.
     """
 
-    def __init__(self, model: Model, true_cfg_scale: float) -> None:
+    def __init__(self, model: Model, true_cfg_scale: float, guard: GpuGuard | None = None) -> None:
         self.model = model.name
         self.revision = model.revision
         self.mode = model.plan.mode
@@ -32,6 +33,7 @@ class Editor:
         self._pipeline = model.pipeline
         self._pipeline.image_processor = Float32ImageProcessor(GRID)
         self._true_cfg_scale = true_cfg_scale
+        self._guard = guard or GpuGuard()
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         """Return the edited picture, RGB, of exactly `edit.size`.
@@ -43,17 +45,16 @@ class Editor:
 
         Raises:
             OutOfMemory: The edit does not fit into the GPU's memory.
+            GpuFault: The GPU is lost.
         """
-        try:
+
+        def work() -> torch.Tensor:
             with acceleration.denoising(self._pipeline, self._plan, edit.steps, _branches(edit)):
-                pixels = self._pixels(edit, on_step)
-        except torch.OutOfMemoryError:
-            pixels = None
-        if pixels is None:  # out of the handler, which would keep the tensors alive
-            torch.cuda.empty_cache()
-            raise OutOfMemory(
-                f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
-            )
+                return self._pixels(edit, on_step)
+
+        pixels = self._guard.run(
+            work, f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
+        )
         return _delivered(Image.fromarray(pixels.numpy()), edit)
 
     def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:

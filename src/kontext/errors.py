@@ -11,7 +11,11 @@ cause travels as `__cause__` and reaches only the log.
     │   └── DecodeError      its bytes are not a picture that we accept
     ├── UnsafePicture      the safety checker refused the result
     ├── OutOfMemory        the edit does not fit into the GPU's memory
+    │   └── MemoryNotFreed   and part of that memory did not come back
+    ├── GpuFault           the GPU, or this process's context on it, is lost
     ├── StorageError       the result could not be stored
+    ├── WorkerEnding       the worker ends before the job is done
+    ├── ProcessExit        something inside a job wanted to end the process
     ├── Cancelled          the caller cancelled the job; nobody reads its sentence
     └── BootError          the worker must not start; its sentence is for the deployer: it may name
         │                  paths and buckets, and a caller reads `boot_failed` in its place
@@ -71,10 +75,23 @@ class UnsafePicture(KontextError):
 
 
 class OutOfMemory(KontextError):
-    """The edit does not fit into the GPU's memory; the worker asks to be replaced."""
+    """The edit does not fit into the GPU's memory; the memory is free again."""
 
     example = "The edit ran out of GPU memory at 2368*2368; ask for a smaller size"
     remedy = "Ask for a smaller size, or deploy on a larger GPU."
+
+
+class MemoryNotFreed(OutOfMemory):
+    """The edit does not fit, and part of the memory did not come back afterwards."""
+
+    refresh_worker = True
+
+
+class GpuFault(KontextError):
+    """The GPU, or this process's context on it, is lost; only another process can go on."""
+
+    example = "The GPU failed and its worker is being replaced; send the job again"
+    remedy = "Send the job again."
     refresh_worker = True
 
 
@@ -83,6 +100,20 @@ class StorageError(KontextError):
 
     example = "The edited image could not be stored: the bucket refused the upload"
     remedy = "Send the job again; for an own s3Config, check bucket, keys and endpoint."
+
+
+class WorkerEnding(KontextError):
+    """The worker ends before the job is done: it was told to, or an edit hangs on its GPU."""
+
+    example = "The worker had to end before the job was done; send the job again"
+    remedy = "Send the job again."
+    refresh_worker = True
+
+
+class ProcessExit(KontextError):
+    """Something inside a job wanted to end the process; the worker then ends in order."""
+
+    refresh_worker = True
 
 
 class Cancelled(KontextError):

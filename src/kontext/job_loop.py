@@ -3,17 +3,26 @@
 The SDK's own loop either takes nothing before a job is wholly done, and then sleeps up to a second,
 or takes as many as it is allowed to at once. Its scaler is the one place where both can be mended,
 and where its long polls, which outlive a SIGTERM by up to 90 seconds, can be ended.
+
+It also never ends by itself: here a worker whose job asked for another worker, or whose lane
+hangs, takes no more jobs, answers those that it holds, and ends the process.
 """
 
 import asyncio
+import faulthandler
+import logging
+import multiprocessing
+import os
+import sys
 from collections.abc import Coroutine
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from runpod.http_client import ClientSession
 from runpod.serverless.modules import rp_job, rp_scale
 from runpod.serverless.modules.worker_state import Job
 
+from kontext.lane import Lane
 from kontext.pace import Pace
 
 T = TypeVar("T")
@@ -24,27 +33,61 @@ MOMENT = 0.01
 MOST_JOBS = 4
 """Jobs in the worker at once: one ahead, one on the lane, two on their way to the bucket."""
 
+LAST_POSTS_SECONDS = 5.0
+"""What the answers of jobs that were cut off get to reach Runpod."""
 
-def take_jobs_at(pace: Pace) -> None:
-    """Make the SDK, when it starts its loop, take jobs when `pace` wants one."""
-    rp_scale.JobScaler = partial(Scaler, pace=pace)
+log = logging.getLogger("kontext")
+
+
+def take_jobs(pace: Pace, lane: Lane, shutdown_seconds: float) -> None:
+    """Make the SDK, when it starts its loop, take jobs when `pace` wants one.
+
+    Args:
+        pace: Says when.
+        lane: Where the jobs edit.
+        shutdown_seconds: What a worker that must end gets to finish its jobs.
+    """
+    rp_scale.JobScaler = partial(Scaler, pace=pace, lane=lane, shutdown_seconds=shutdown_seconds)
 
 
 class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
-    """Fetches one job at a time, when it is wanted; ends its polls when told to shut down.
+    """Fetches one job at a time, when it is wanted; ends the worker when it must end.
 
     Args:
         config: The SDK's.
-        pace: Says when.
+        pace: Says when a job is wanted.
+        lane: Where the jobs edit; closed when the worker's time to finish them is up.
+        shutdown_seconds: That time.
     """
 
-    def __init__(self, config: dict[str, Any], pace: Pace) -> None:
-        super().__init__(config)
+    def __init__(
+        self, config: dict[str, Any], pace: Pace, lane: Lane, shutdown_seconds: float
+    ) -> None:
+        super().__init__({**config, "handler": self._handle})
+        self._handler = config["handler"]
         self._pace = pace
+        self._lane = lane
+        self._lane.on_hung = self._end_hung
+        self._shutdown_seconds = shutdown_seconds
         self._fetching = False
+        self._must_be_replaced = False
         self._begun: set[str] = set()
+        self._handling: set[asyncio.Task[Any]] = set()
         self.jobs_fetcher = self._fetch
         self.stop_signals_fetcher = self._stop_signals
+
+    async def run(self) -> None:
+        """Run jobs until the worker is told to end or must be replaced.
+
+        A worker that was told to end returns when its jobs are answered, as long as that takes no
+        more than its time; every other end is the end of the process here, since a thread that
+        hangs would hold up Python's own.
+        """
+        timekeeper = asyncio.create_task(self._end_in_time())
+        await super().run()
+        timekeeper.cancel()
+        if self._must_be_replaced or self._lane.closed:
+            end_process()
 
     def is_alive(self) -> bool:
         """Tell whether the loop goes on: also while a job could still arrive."""
@@ -56,7 +99,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             await super().handle_job(session, job)
         finally:
-            self._begun.remove(job["id"])
+            self._begun.discard(job["id"])
 
     async def stop_job(self, job_id: str) -> bool:
         """Stop one job; one that has been taken but has not begun, as soon as it begins.
@@ -66,6 +109,37 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         while job_id not in self._begun and Job(job_id) in self.job_progress:  # noqa: ASYNC110
             await asyncio.sleep(MOMENT)
         return bool(await super().stop_job(job_id))
+
+    async def _handle(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Run the handler; after an answer that asks for another worker no job is taken."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._handling.add(task)
+        try:
+            answer: dict[str, Any] = await self._handler(job)
+        finally:
+            self._handling.remove(task)
+        if answer.get("refresh_worker"):
+            self._must_be_replaced = True
+            self.kill_worker()
+        return answer
+
+    def _end_hung(self) -> None:
+        """End the worker, whose lane is closed; its log says where the thread hangs."""
+        sys.stdout.flush()
+        faulthandler.dump_traceback(sys.stdout.fileno())
+        self.kill_worker()
+
+    async def _end_in_time(self) -> None:
+        """Once the worker must end, cut off what takes too long, and end the process."""
+        await self._shutdown_event.wait()
+        await asyncio.sleep(self._shutdown_seconds)
+        log.error("the worker's jobs were not done in %g s", self._shutdown_seconds)
+        self._lane.close()
+        self._end_hung()
+        for task in self._handling:
+            task.cancel()
+        await asyncio.sleep(LAST_POSTS_SECONDS)
+        end_process()
 
     async def _fetch(self, session: ClientSession, _needed: int) -> list[dict[str, Any]] | None:
         self._fetching = True
@@ -91,3 +165,16 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         finally:
             for task in tasks:
                 task.cancel()
+
+
+def end_process() -> NoReturn:
+    """End this process and its children now, whatever its threads do.
+
+    Python's own end would wait for them, and the SDK's heartbeat would outlive a plain `_exit`
+    and report a worker that is gone.
+    """
+    log.error("the worker ends, so that another one starts")
+    sys.stdout.flush()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(1)

@@ -15,6 +15,7 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from kontext import stand_in
 from kontext.errors import BootError
+from kontext.gpu_faults import GpuGuard
 
 UNSAFE_LABEL = "nsfw"
 
@@ -47,6 +48,7 @@ class SafetyChecker:
         processor: The classifier's own.
         threshold: Probability from which it flags, 0..1.
         second_opinion: Must agree, when given.
+        guard: Says what a failure on the GPU means.
     """
 
     def __init__(
@@ -55,15 +57,28 @@ class SafetyChecker:
         processor: ViTImageProcessorPil,
         threshold: float,
         second_opinion: SecondOpinion | None = None,
+        guard: GpuGuard | None = None,
     ) -> None:
         self._classifier = classifier
         self._processor = processor
         self._threshold = threshold
         self._second_opinion = second_opinion
+        self._guard = guard or GpuGuard()
         self._unsafe = classifier.config.label2id[UNSAFE_LABEL]
 
     def flags(self, picture: Image.Image) -> bool:
-        """Tell whether `picture` (RGB) must not be returned."""
+        """Tell whether `picture` (RGB) must not be returned.
+
+        Raises:
+            OutOfMemory: Judging it takes more memory than the GPU has left.
+            GpuFault: The GPU is lost.
+        """
+        return self._guard.run(
+            lambda: self._flags(picture),
+            "The safety checker ran out of GPU memory; ask for a smaller size",
+        )
+
+    def _flags(self, picture: Image.Image) -> bool:
         # Written so that a score that is not a number flags.
         if self.probability(picture) < self._threshold:
             return False

@@ -18,7 +18,8 @@ from runpod.serverless.modules.rp_http import send_result
 from kontext.boot import Boot
 from kontext.boot_failure import answering
 from kontext.errors import BootError, SettingsError
-from kontext.job_loop import MOST_JOBS, take_jobs_at
+from kontext.job_loop import MOST_JOBS, take_jobs
+from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.progress import Progress
 from kontext.settings import Settings
@@ -43,7 +44,7 @@ def start(settings: Settings, test_input: Path) -> None:
     else:
         _boot_now(boot)
         _default_test_input(arguments, test_input)
-    hand_over(boot.run, boot.pace)
+    hand_over(boot.run, boot.pace, boot.lane, settings.shutdown_seconds)
 
 
 def refuse(error: SettingsError) -> None:
@@ -61,9 +62,16 @@ def refuse(error: SettingsError) -> None:
         runpod.serverless.start({"handler": lambda _: {}})
 
 
-def hand_over(handler: Handler, pace: Pace) -> None:
-    """Give the process to the SDK, which runs `handler` on jobs that it takes at `pace`."""
-    take_jobs_at(pace)
+def hand_over(handler: Handler, pace: Pace, lane: Lane, shutdown_seconds: float) -> None:
+    """Give the process to the SDK, which runs `handler` on jobs that it takes at `pace`.
+
+    Args:
+        handler: Runs one job.
+        pace: Says when another is wanted.
+        lane: Where `handler` edits; a worker whose lane hangs ends.
+        shutdown_seconds: What a worker that must end gets to finish its jobs.
+    """
+    take_jobs(pace, lane, shutdown_seconds)
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: MOST_JOBS})
 
 

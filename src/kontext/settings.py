@@ -13,12 +13,16 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from kontext.errors import SettingsError
+from kontext.lane import STOP_SECONDS
 from kontext.mode import Setting
 from kontext.size import DEFAULT_AREAS, MEGAPIXEL, AreaLimits, SideLimits, Size
 
 DEFAULT_SIDES = SideLimits(shortest=256, longest=2368)
 LONGEST_LINK = 604_800
 """Seconds, 7 days: the documented life of a link, and the most that SigV4 allows."""
+
+UPLOAD_SECONDS = 60.0
+"""A choice: the largest PNG, 17 MB, at 0.3 MB/s."""
 
 Network = IPv4Network | IPv6Network
 StandIn = Literal["model", "safety", "bucket"]
@@ -124,6 +128,26 @@ class Settings(BaseSettings):
         description="How long before the GPU is free the next job is taken, so that its picture "
         "is ready; 0 takes none ahead.",
     )
+    stop_seconds: float = Field(
+        default=STOP_SECONDS,
+        gt=0,
+        le=3600,
+        description="What an edit that was cancelled or timed out gets to end its step; a worker "
+        "whose edit takes longer hangs, and ends.",
+    )
+    shutdown_seconds: float = Field(
+        default=90.0,
+        ge=0,
+        le=3600,
+        description="What a worker that must end (SIGTERM, a lost GPU, a hanging edit) gets to "
+        "finish the jobs that it holds; what is not done by then fails.",
+    )
+    most_internal_errors: int = Field(
+        default=3,
+        ge=0,
+        description="After so many internal errors, with no success in between, the worker asks "
+        "to be replaced; 0 never.",
+    )
     bucket_endpoint_url: str | None = Field(
         default=None,
         description="S3 endpoint, else `AWS_ENDPOINT_URL`, else AWS; a virtual-host URL such as "
@@ -147,6 +171,12 @@ class Settings(BaseSettings):
     )
     link_seconds: int = Field(
         default=LONGEST_LINK, ge=1, le=LONGEST_LINK, description="Life of a presigned link."
+    )
+    upload_seconds: float = Field(
+        default=UPLOAD_SECONDS,
+        gt=0,
+        le=3600,
+        description="What an upload may take in all, retries included, before its job fails.",
     )
     public_base_url: str | None = Field(
         default=None,

@@ -14,14 +14,18 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from kontext import s3_client
 from kontext.bucket import Location
+from kontext.daemon_threads import DaemonThreads
 from kontext.errors import BootError, SettingsError, StorageError
-from kontext.settings import LONGEST_LINK, Settings
+from kontext.settings import LONGEST_LINK, UPLOAD_SECONDS, Settings
 from kontext.stored_file import StoredFile
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 NOT_STORED = "The edited image could not be stored"
+
+MOST_UPLOADS = 32
+"""Threads at once, those included that a bucket without an answer keeps after their time."""
 
 
 class Bucket:
@@ -33,6 +37,7 @@ class Bucket:
         prefix: What every key begins with.
         link_seconds: Life of a presigned link, 1..604800.
         public_base_url: A CDN in front of the bucket; replaces presigning.
+        upload_seconds: What an upload may take in all.
     """
 
     def __init__(
@@ -42,12 +47,15 @@ class Bucket:
         prefix: str = "",
         link_seconds: int = LONGEST_LINK,
         public_base_url: str | None = None,
+        upload_seconds: float = UPLOAD_SECONDS,
     ) -> None:
         self._client = client
         self._name = name
         self._prefix = prefix
         self._link_seconds = link_seconds
         self._public_base_url = public_base_url
+        self._upload_seconds = upload_seconds
+        self._threads = DaemonThreads(MOST_UPLOADS)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
@@ -68,13 +76,19 @@ class Bucket:
             settings.bucket_key_prefix,
             settings.link_seconds,
             settings.public_base_url,
+            settings.upload_seconds,
         )
 
     async def store(self, file: StoredFile) -> str:
         """Upload, and return a presigned link, or a public one with a random key."""
         key = self.key(file)
         try:
-            await asyncio.to_thread(self._put, file, key)
+            async with asyncio.timeout(self._upload_seconds):
+                await self._threads.run(self._put, file, key)
+        except TimeoutError as error:
+            raise StorageError(
+                f"{NOT_STORED}: the bucket did not take it in {self._upload_seconds:g} seconds"
+            ) from error
         except (ClientError, BotoCoreError) as error:
             raise StorageError(f"{NOT_STORED}: {s3_client.reason(error)}") from error
         return self.link(key)

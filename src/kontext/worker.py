@@ -6,6 +6,7 @@ Knows the order of things and what a caller may learn; the doing is its collabor
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from PIL import Image
@@ -13,8 +14,9 @@ from PIL import Image
 from kontext import __version__, reference
 from kontext.caller_bucket import CallerBucket
 from kontext.edit import Edit
-from kontext.errors import INTERNAL, KontextError, UnsafePicture
-from kontext.lane import Lane, Stop
+from kontext.errors import UnsafePicture, WorkerEnding
+from kontext.failures import Failures
+from kontext.lane import Lane, Stop, carrying
 from kontext.logs import JobLog
 from kontext.output import CONTENT_TYPES, EXTENSIONS, Provenance, encode
 from kontext.pace import Pace, Turn
@@ -87,6 +89,7 @@ class Worker:
         self._post_progress = post_progress
         self._pace = pace or Pace(settings.take_ahead_seconds)
         self._lane = lane
+        self._failures = Failures(settings.most_internal_errors)
 
     async def run(self, job: Job) -> dict[str, Any]:
         """Run one job as Runpod hands it over.
@@ -98,14 +101,15 @@ class Worker:
         log = JobLog(str(job.get("id")))
         try:
             with self._pace.turn() as turn:
-                return await self._run(job, turn, log)
-        except KontextError as error:
-            log.warning("failed: %s", error, exc_info=error.__cause__)
-            failure: dict[str, Any] = {"error": str(error)}
-            return failure | ({"refresh_worker": True} if error.refresh_worker else {})
-        except Exception:
-            log.exception("failed: internal error")
-            return {"error": INTERNAL}
+                output = await self._run(job, turn, log)
+        except asyncio.CancelledError:
+            if not self._lane.closed:  # then the caller stopped the job, and reads no answer
+                raise
+            return self._failures.answer(WorkerEnding(WorkerEnding.example), log)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the job is answered
+            return self._failures.answer(error, log)
+        self._failures.succeeded()
+        return output
 
     async def _run(self, job: Job, turn: Turn, log: JobLog) -> dict[str, Any]:
         request = EditRequest.parse(job.get("input"), self._settings.sides)
@@ -118,7 +122,7 @@ class Worker:
         async with self._reporter(job, edit) as reporter:
             picture = await self._edit(request, edit, turn, reporter, timings)
             with timings("encode"):
-                file = await asyncio.to_thread(self._file, job, request, edit, picture)
+                file = await asyncio.to_thread(carrying(self._file), job, request, edit, picture)
             with timings("store"):
                 link = await storage.store(file)
         cost = self._price(edit.size)
@@ -136,7 +140,9 @@ class Worker:
         config = job.get("s3Config")
         if config is None:
             return self._storage
-        return await asyncio.to_thread(CallerBucket, config, address_policy(self._settings))
+        settings = self._settings
+        bucket = partial(CallerBucket, seconds=settings.upload_seconds)
+        return await asyncio.to_thread(carrying(bucket), config, address_policy(settings))
 
     async def _prepare(self, request: EditRequest) -> Edit:
         areas = self._settings.areas
@@ -147,7 +153,7 @@ class Worker:
         return Edit(
             prompt=request.prompt,
             negative_prompt=request.negative_prompt,
-            reference=await asyncio.to_thread(reference.fit, source, generated),
+            reference=await asyncio.to_thread(carrying(reference.fit), source, generated),
             size=size,
             generated=generated,
             steps=request.num_inference_steps,

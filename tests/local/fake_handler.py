@@ -13,6 +13,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image
 
 from kontext import logs
 from kontext.edit import Edit
-from kontext.errors import BootError, OutOfMemory
+from kontext.errors import BootError, GpuFault, MemoryNotFreed, OutOfMemory
 from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.settings import Settings
@@ -74,6 +75,18 @@ def fail(prompt: str) -> None:
             raise RuntimeError("the private cause, in /opt/private on host-of-the-worker")
         case "out of memory":
             raise OutOfMemory(OutOfMemory.example)
+        case "memory not freed":
+            raise MemoryNotFreed(OutOfMemory.example)
+        case "lost gpu":
+            raise GpuFault(GpuFault.example)
+        case "hang":
+            threading.Event().wait()
+        case "stop iteration":
+            raise StopIteration
+        case "cancelled error":
+            raise asyncio.CancelledError
+        case "system exit":
+            sys.exit("the private cause")
 
 
 class Lenient:
@@ -129,10 +142,11 @@ def main() -> None:
     from kontext.serverless import hand_over, post_progress  # noqa: PLC0415
 
     source, pace = PrintingSource(address_policy(settings)), Pace(settings.take_ahead_seconds)
-    worker = Worker(settings, source, Painter(), Lenient(), Ledger(), post_progress, Lane(), pace)
+    lane = Lane(settings.stop_seconds)
+    worker = Worker(settings, source, Painter(), Lenient(), Ledger(), post_progress, lane, pace)
     note("boot")
     runpod.serverless.register_fitness_check(is_fit)
-    hand_over(worker.run, pace)
+    hand_over(worker.run, pace, lane, settings.shutdown_seconds)
 
 
 if __name__ == "__main__":

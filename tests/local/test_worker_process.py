@@ -101,7 +101,7 @@ async def test_a_worker_that_asks_to_be_replaced_is_once_its_result_is_recorded(
     served: Served,
 ) -> None:
     """`stopPod` comes with the result; the next job meets a new worker."""
-    large = await served.client.send({**EDIT, "prompt": "out of memory"})
+    large = await served.client.send({**EDIT, "prompt": "memory not freed"})
     failed = await served.client.finished(large)
     small = await served.client.send(EDIT)
     done = await served.client.finished(small)
