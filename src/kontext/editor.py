@@ -11,7 +11,7 @@ from PIL import Image
 
 from kontext import schedule
 from kontext.acceleration import step_cache
-from kontext.autoencoder import Float32ImageProcessor
+from kontext.autoencoder import Float32ImageProcessor, ReferenceEncoder
 from kontext.edit import Edit
 from kontext.errors import OutOfMemory
 from kontext.model import Model
@@ -24,6 +24,9 @@ class Editor:
     Args:
         model: The loaded pipeline.
         true_cfg_scale: Scale of true classifier-free guidance, above 1.
+
+    Attributes:
+        reference_encoder: What encodes references; public so that it can be timed by itself.
     """
 
     def __init__(self, model: Model, true_cfg_scale: float) -> None:
@@ -33,6 +36,7 @@ class Editor:
         self._predicts_steps = model.plan.step_cache
         self._pipeline = model.pipeline
         self._pipeline.image_processor = Float32ImageProcessor(GRID)
+        self.reference_encoder = ReferenceEncoder(self._pipeline)
         self._true_cfg_scale = true_cfg_scale
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
@@ -63,7 +67,7 @@ class Editor:
         canvas = edit.generated_size.grid
         guided = _guided(edit)
         images = self._pipeline(
-            image=edit.reference,
+            image=self.reference_encoder.encode(edit.reference),
             prompt=edit.prompt,
             negative_prompt=edit.negative_prompt if guided else None,
             true_cfg_scale=self._true_cfg_scale if guided else 1.0,
