@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,17 +54,24 @@ def bfloat16() -> Model:
     return loaded
 
 
-@pytest.fixture
-def calls(tiny: Model) -> Iterator[Calls]:
-    """Record every call of the transformer."""
-    recorded = Calls()
+@contextmanager
+def recorded(model: Model) -> Iterator[Calls]:
+    """Record every call of the transformer within."""
+    calls = Calls()
 
     def record(_module: object, _positional: object, named: dict[str, Any]) -> None:
-        recorded.append(named)
+        calls.append(named)
 
-    hook = tiny.pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
-    yield recorded
+    hook = model.pipeline.transformer.register_forward_pre_hook(record, with_kwargs=True)
+    yield calls
     hook.remove()
+
+
+@pytest.fixture
+def calls(tiny: Model) -> Iterator[Calls]:
+    """Record every call of the tiny pipeline's transformer."""
+    with recorded(tiny) as calls:
+        yield calls
 
 
 def picture(width: int = 256, height: int = 256) -> Image.Image:
@@ -259,6 +267,55 @@ def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Edito
             done(editor, an_edit())
     finally:
         hook.remove()
+
+
+def reference_latents(model: Model, picture: Image.Image) -> torch.Tensor:
+    """Return what the pipeline's own encoder makes of a picture in the pipeline's precision."""
+    pipeline = model.pipeline
+    pixels = pipeline.image_processor.preprocess(picture).to(pipeline.vae.dtype)
+    with torch.no_grad():
+        latents = pipeline._encode_vae_image(pixels, torch.Generator())
+    packed: torch.Tensor = pipeline._pack_latents(latents, 1, 16, *latents.shape[2:])
+    return packed
+
+
+def test_a_reference_is_encoded_in_float32(tiny: Model, bfloat16: Model) -> None:
+    """In bfloat16 its latents are only rounded; in float32 they are the pipeline's, to the bit."""
+    edit = an_edit(steps=1)
+    seen = {}
+    for model in (tiny, bfloat16):
+        with recorded(model) as calls:
+            done(Editor(model, TRUE_CFG_SCALE), edit)
+        seen[model.pipeline.dtype] = calls[0]["hidden_states"][:, 256:].float()
+    exact = reference_latents(with_weights_of(bfloat16), edit.reference)
+
+    def error(latents: torch.Tensor) -> float:
+        return float((latents.float() - exact).norm() / exact.norm())
+
+    assert torch.equal(seen[torch.float32], reference_latents(tiny, edit.reference))
+    assert error(seen[torch.bfloat16]) < 2.0**-9
+    assert error(reference_latents(bfloat16, edit.reference)) > 2.0**-8  # what it used to be
+
+
+def with_weights_of(rounded: Model) -> Model:
+    """Return a pipeline in float32 whose weights are those that the other has rounded."""
+    pipeline = random_model.pipeline()
+    pipeline.vae.load_state_dict(rounded.pipeline.vae.state_dict())
+    return dataclasses.replace(rounded, pipeline=pipeline)
+
+
+def test_the_float32_encoder_tiles_as_the_autoencoder_does(tiny: Model) -> None:
+    """A card without the memory to encode a large reference at once does so in tiles."""
+    large = picture(1040, 64)
+    whole = Editor(tiny, TRUE_CFG_SCALE).reference_encoder.encode(large)
+    tiny.pipeline.vae.enable_tiling()
+    try:
+        tiled = Editor(tiny, TRUE_CFG_SCALE).reference_encoder.encode(large)
+    finally:
+        tiny.pipeline.vae.disable_tiling()
+
+    assert whole.shape == tiled.shape == (1, 16, 8, 130)
+    assert not torch.equal(whole, tiled)
 
 
 def test_bytes_are_rounded_from_float32(bfloat16: Model) -> None:

@@ -132,8 +132,13 @@ def test_a_card_that_cannot_hold_the_mode_is_refused_with_those_it_can(
 
 
 def test_the_plan_counts_the_published_weights() -> None:
-    """Bfloat16 files of 33.74 GB: transformer 23.80, T5 9.52, CLIP 0.25, VAE 0.17."""
-    assert weights(EXACT) == pytest.approx(23.80e9 + 9.52e9 + 0.25e9 + 0.17e9, rel=1e-3)
+    """Bfloat16 files of 33.74 GB: transformer 23.80, T5 9.52, CLIP 0.25, VAE 0.17.
+
+    The VAE's encoder once more in float32 takes 0.14.
+    """
+    files = 23.80e9 + 9.52e9 + 0.25e9 + 0.17e9
+
+    assert weights(EXACT) == pytest.approx(files + 0.14e9, rel=1e-3)
 
 
 @pytest.mark.parametrize(

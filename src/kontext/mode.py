@@ -49,13 +49,17 @@ TEXT_ENCODER = 4.762e9 - 0.132e9
 REST = 0.065e9 + 0.132e9 + 0.123e9 + 0.084e9
 """What always stays in bfloat16."""
 
+REFERENCE_ENCODER = 0.034e9
+"""The VAE's encoder, of which a second copy encodes references in float32."""
+
 WORKING_MEMORY = 4e9
 """Bytes for one edit of 1024 * 1024 beside the weights. A choice that no card has confirmed."""
 OUTSIDE = 1.5e9
 """Bytes of CUDA itself, the safety checker and gaps between tensors. A choice likewise."""
-DECODING = 4 * 256 * 2
+PIXEL = 4 * 256 * 2
 """Bytes for each pixel of a picture that is decoded at once: four tensors of 256 channels in
-bfloat16. A card with less to spare decodes what is larger than 1024 pixels in tiles."""
+bfloat16; to encode a reference, four of 128 in float32. A card with less to spare does both in
+tiles, where a side is longer than 1024 pixels."""
 
 _BFLOAT16 = (8, 0)
 _FLOAT8 = (8, 9)
@@ -93,7 +97,7 @@ class Plan:
         attention: The kernel of attention, in bfloat16.
         float8_attention: The kernel of all but the outer blocks, if they attend in float8. No
             mode has it yet: the benchmark measures what it gains and costs.
-        tiled: Whether large pictures are decoded in tiles.
+        tiled: Whether large pictures are encoded and decoded in tiles.
         streamed: Whether the bfloat16 weights do not fit the card, so that each layer must be
             quantised on its way there.
     """
@@ -125,7 +129,7 @@ def choose(setting: Setting, card: Card, largest: float = DEFAULT_AREAS.largest)
     """
     for mode in _auto(card) if setting == "auto" else (setting,):
         if plan := _fitting(mode, card):
-            return replace(plan, tiled=_spare(plan, card) < DECODING * largest)
+            return replace(plan, tiled=_spare(plan, card) < PIXEL * largest)
     raise BootError(
         f"{card.name} with {card.memory / 1e9:.0f} GB of memory cannot hold MODE={setting}; "
         f"modes that it can hold: {', '.join(holdable(card)) or 'none'}"
@@ -144,6 +148,7 @@ def weights(plan: Plan) -> float:
         + MODULATION * BYTES[plan.modulation]
         + TEXT_ENCODER * BYTES[plan.text_encoder]
         + REST * BYTES["bfloat16"]
+        + REFERENCE_ENCODER * 4
     )
 
 
