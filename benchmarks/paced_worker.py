@@ -12,11 +12,12 @@ from pathlib import Path
 from PIL import Image
 
 from kontext import logs
+from kontext.address_policy import address_policy
 from kontext.edit import Edit
 from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.settings import Settings
-from kontext.source import Source, address_policy
+from kontext.source import Source
 from kontext.stored_file import StoredFile
 from kontext.worker import Worker
 

@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 from pydantic.fields import FieldInfo
 
 from kontext import errors
+from kontext.address_policy import address_policy
 from kontext.data_url import MEGABYTE
 from kontext.decode import (
     FORMATS,
@@ -19,7 +20,7 @@ from kontext.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
 from kontext.mode import Card, choose, holdable, peak, weights
 from kontext.request import LONGEST_PROMPT, EditRequest
 from kontext.settings import DEFAULT_SIDES, Settings
-from kontext.source import FetchLimits, address_policy
+from kontext.source import FetchLimits
 
 
 def contract() -> str:

@@ -20,7 +20,8 @@ from ssrfguard import Policy
 
 from kontext.decode import decode
 from kontext.decode_process import pixel_seconds
-from kontext.decoders import MOST_PICTURES, Decoders, Room, _Decoder
+from kontext.decoder import Decoder
+from kontext.decoders import MOST_PICTURES, Decoders, Room
 from kontext.errors import DecodeError
 from kontext.source import Source
 from tests.pictures import (
@@ -261,7 +262,7 @@ def test_a_file_that_takes_long_is_refused_soon(
 def test_pixels_that_take_long_are_refused_too() -> None:
     """As if the system's timer had ended their process, which it does with this signal."""
     before = decoder_ids()
-    decoder = _Decoder()
+    decoder = Decoder()
     size = decoder.open(PNG, None, 30)
     os.kill((decoder_ids() - before).pop(), signal.SIGPROF)
     with pytest.raises(DecodeError) as caught:

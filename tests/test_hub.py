@@ -7,12 +7,13 @@ from typing import Any, Literal, get_args
 import pytest
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from kontext.address_policy import address_policy
 from kontext.boot import Boot
 from kontext.mode import Card, Mode, choose, holdable
 from kontext.progress import Progress
 from kontext.request import EditRequest, unknown_keys
 from kontext.settings import Settings
-from kontext.source import Source, address_policy
+from kontext.source import Source
 from kontext.worker import Job
 
 ROOT = Path(__file__).parent.parent

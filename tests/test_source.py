@@ -22,10 +22,11 @@ from urllib.parse import quote_from_bytes
 import pytest
 from ssrfguard import Policy
 
+from kontext.address_policy import address_policy
 from kontext.decoders import Decoders
 from kontext.errors import SourceError
 from kontext.settings import Settings
-from kontext.source import FetchLimits, Source, address_policy
+from kontext.source import FetchLimits, Source
 from tests.hostile_server import (
     Answer,
     Dials,

@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 
 from kontext import model, stand_in
+from kontext.address_policy import address_policy
 from kontext.editor import Editor
 from kontext.lane import Lane
 from kontext.progress import Progress
 from kontext.settings import Settings
-from kontext.source import Source, address_policy
+from kontext.source import Source
 from kontext.stored_file import StoredFile
 from kontext.worker import Job, Worker
 

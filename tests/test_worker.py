@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from kontext.address_policy import address_policy
 from kontext.edit import Edit
 from kontext.errors import INTERNAL, GpuFault, MemoryNotFreed, OutOfMemory, StorageError
 from kontext.lane import Lane
 from kontext.progress import Progress
 from kontext.settings import Settings
 from kontext.size import Size
-from kontext.source import Source, address_policy
+from kontext.source import Source
 from kontext.stored_file import StoredFile
 from kontext.worker import Editor, Job, Worker
 

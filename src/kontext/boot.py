@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kontext import embedded_bucket, mode, prefetch, weights
+from kontext.address_policy import address_policy
 from kontext.errors import BootError
 from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.settings import Settings, StandIn
-from kontext.source import Source, address_policy
+from kontext.source import Source
 from kontext.storage import Bucket
 from kontext.worker import Job, PostProgress, Worker
 

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictStr, ValidationError
 from ssrfguard import Policy, Resolver, SSRFGuardError
 from ssrfguard.httpx import AsyncClient
 
+from kontext.address_policy import unknown_as_private
 from kontext.bucket import Location
 from kontext.errors import InvalidRequest, SettingsError, StorageError
 from kontext.s3_client import connect, open_session
 from kontext.settings import UPLOAD_SECONDS
-from kontext.source import unknown_as_private
 from kontext.storage import NOT_STORED, Bucket
 from kontext.stored_file import StoredFile
 

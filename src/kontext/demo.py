@@ -19,8 +19,9 @@ import httpx
 from PIL import Image
 
 from kontext import embedded_bucket
+from kontext.address_policy import address_policy
 from kontext.settings import Settings
-from kontext.source import Source, address_policy
+from kontext.source import Source
 
 PROMPT = "Make it sepia"
 GUIDANCE = 5.0

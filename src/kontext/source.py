@@ -11,44 +11,28 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from ipaddress import ip_network
-from typing import Any
 
 import httpx
 from PIL import Image
 from ssrfguard import (
-    DEFAULT_DENIED,
-    AddressTable,
-    Block,
     BlockedAddressError,
     BlockedURLError,
     Policy,
-    Reach,
     Resolver,
     SSRFGuardError,
 )
 from ssrfguard.httpx import AsyncClient
 
 from kontext import __version__, data_url
+from kontext.address_policy import unknown_as_private
 from kontext.data_url import MEGABYTE
 from kontext.decoders import MOST_AT_ONCE, decode_apart
 from kontext.errors import FetchError
-from kontext.settings import Settings
 
 HEADERS = {
     "User-Agent": f"kontext/{__version__} (FLUX.1 Kontext worker; fetches the picture to edit)",
     "Accept-Encoding": "identity",
 }
-
-
-_AZURE = Block(
-    ip_network("168.63.129.16/32"),
-    "Azure's platform services",
-    "no RFC",
-    Reach.DENIED,
-    "A public address, but answered by the host: names, health, the virtual machine's agent.",
-)
-_DENIED = AddressTable((*DEFAULT_DENIED.blocks, _AZURE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,28 +41,6 @@ class FetchLimits:
 
     seconds: float = 15
     most_bytes: int = 20 * MEGABYTE
-
-
-def address_policy(settings: Settings) -> Policy:
-    """Return the policy of every address that a caller names: pictures and `s3Config`."""
-    return Policy(
-        denied_networks=_DENIED,
-        allowed_networks=settings.fetch_allowed_networks,
-        allowed_ports=settings.fetch_allowed_ports,
-        max_redirects=5,
-    )
-
-
-def unknown_as_private(resolver: Resolver) -> Resolver:
-    """Refuse unknown names as private ones are, so that no caller can tell which exist."""
-
-    def resolve(host: str, *rest: Any) -> Any:  # noqa: ANN401 - as `getaddrinfo` has it
-        try:
-            return resolver(host, *rest)
-        except (OSError, UnicodeError) as error:
-            raise BlockedAddressError(host, "does not resolve") from error
-
-    return resolve
 
 
 class Source:

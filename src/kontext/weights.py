@@ -17,8 +17,8 @@ VOLUME = Path("/runpod-volume")
 STORE = Path("/runpod/model-store/huggingface")
 """Where Runpod mounts the models of its model store, as `{organisation}/{name}/{revision}`.
 
-Its documentation does not name it; its SDK does. Deployers have found the files in that directory,
-and in `snapshots/{commit}` below it.
+Its documentation does not name it; programs that run there do, and have found the files in that
+directory or in `snapshots/{commit}` below it.
 """
 
 IMAGE = Path("/models")

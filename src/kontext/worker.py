@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from kontext import __version__, reference
+from kontext.address_policy import address_policy
 from kontext.caller_bucket import CallerBucket
 from kontext.edit import Edit
 from kontext.errors import UnsafePicture, WorkerEnding
@@ -24,7 +25,7 @@ from kontext.progress import Progress, ProgressReporter
 from kontext.request import EditRequest, unknown_keys
 from kontext.settings import Settings
 from kontext.size import Size, price
-from kontext.source import Source, address_policy
+from kontext.source import Source
 from kontext.stored_file import Storage, StoredFile
 from kontext.timings import Timings
 
