@@ -7,7 +7,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -24,51 +23,37 @@ _GUIDANCE = 2.496
 """The transformer embeds 1000 times this: 2496, which bfloat16 has; it would make 2496 of 2500."""
 
 
-class Accuracy:
-    """Compares edits with the same edit in float32, which is made once."""
+def accuracy(subject: Subject, name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the errors of one plan, each the norm of the difference as a share of the true.
 
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
+    `step_error_float32` is that of the transformer's first output, beside float32 given the same;
+    `latents_error_float32` that of the edit's last latents, all of it included.
 
-    def measure(self, name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Yield the errors of one plan, each the norm of the difference as a share of the true.
+    Raises:
+        NotMeasurableError: There is no such plan here.
+        BootError: The card cannot hold it.
+    """
+    plan = None if name == EAGER else find(name, subject.card)
+    exact = subject.pipeline(REDUCED, torch.float32, subject.device)
+    true = _watched(subject, exact, Editor(Model(exact, "random weights", "none"), TRUE_CFG_SCALE))
+    rounded = copy.deepcopy(exact).to(torch.bfloat16)
+    watch = _watched(subject, rounded, subject.ready(rounded, plan))
+    true_output = _computed_again(exact, watch.inputs)
+    found = {
+        "step_error_float32": relative_error(watch.output.float(), true_output),
+        "latents_error_float32": relative_error(watch.latents, true.latents),
+    }
+    yield "accuracy", name, found
 
-        `step_error_float32` is that of the transformer's first output, beside float32 given the
-        same; `latents_error_float32` that of the edit's last latents, all of it included.
 
-        Raises:
-            NotMeasurableError: There is no such plan here.
-            BootError: The card cannot hold it.
-        """
-        plan = None if name == EAGER else find(name, self._subject.card)
-        exact, true_latents = self._true
-        rounded = copy.deepcopy(exact).to(torch.bfloat16)
-        watch = self._watched(rounded, self._subject.ready(rounded, plan))
-        true_output = _computed_again(exact, watch.inputs)
-        yield (
-            "accuracy",
-            name,
-            {
-                "step_error_float32": relative_error(watch.output.float(), true_output),
-                "latents_error_float32": relative_error(watch.latents, true_latents),
-            },
-        )
-
-    @cached_property
-    def _true(self) -> tuple[FluxKontextPipeline, torch.Tensor]:
-        """The pipeline in float32, and the last latents of its edit."""
-        pipeline = self._subject.pipeline(REDUCED, torch.float32, self._subject.device)
-        editor = Editor(Model(pipeline, "random weights", "none"), TRUE_CFG_SCALE)
-        return pipeline, self._watched(pipeline, editor).latents
-
-    def _watched(self, pipeline: FluxKontextPipeline, editor: Editor) -> Watch:
-        watch = Watch(pipeline)
-        size = self._subject.size
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(1, size.area // 256, 64, generator=generator)
-        with _beginning_with(noise, pipeline), watch.watching():
-            editor.edit(replace(self._subject.edit(), guidance=_GUIDANCE), lambda _: None)
-        return watch
+def _watched(subject: Subject, pipeline: FluxKontextPipeline, editor: Editor) -> Watch:
+    """Make the edit, from the same noise whatever the precision."""
+    watch = Watch(pipeline)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, subject.size.area // 256, 64, generator=generator)
+    with _beginning_with(noise, pipeline), watch.watching():
+        editor.edit(replace(subject.edit(), guidance=_GUIDANCE), lambda _: None)
+    return watch
 
 
 @contextmanager

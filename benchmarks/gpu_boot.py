@@ -14,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from functools import cached_property
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,70 +44,62 @@ found.save(sys.argv[5])
 """
 
 
-class Boot:
-    """A checkpoint on the disk, and the programs that start from it, cold each time."""
-
-    def __init__(self, subject: Subject) -> None:
-        self._subject = subject
-        self._starts = {
-            "ours, cold cache": lambda: self._ours("first"),
-            "ours, warm cache": lambda: self._ours("second"),
-            "reading alone": self._reading,
-            "plain from_pretrained": self._plain,
+def boot(subject: Subject) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield the seconds of each start; ours first, a cold compile cache before a warm one."""
+    BUILD.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="gpu-boot-", dir=BUILD) as place:
+        scratch = Path(place)
+        checkpoint = _checkpoint(subject, scratch)
+        starts: dict[str, Callable[[], float]] = {
+            "ours, cold cache": lambda: _ours(subject, checkpoint, scratch, "first"),
+            "ours, warm cache": lambda: _ours(subject, checkpoint, scratch, "second"),
+            "reading alone": lambda: _reading(checkpoint),
+            "plain from_pretrained": lambda: _plain(subject, checkpoint, scratch),
         }
-        self.names = list(self._starts)
+        for name, start in starts.items():
+            yield "boot", name, {"seconds": start()}
 
-    def measure(self, name: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
-        """Yield the seconds of one start; that with a cold cache must come before a warm one's."""
-        yield "boot", name, {"seconds": self._starts[name]()}
 
-    @cached_property
-    def _place(self) -> tempfile.TemporaryDirectory[str]:
-        BUILD.mkdir(exist_ok=True)
-        return tempfile.TemporaryDirectory(prefix="gpu-boot-", dir=BUILD)
+def _checkpoint(subject: Subject, scratch: Path) -> Path:
+    checkpoint = scratch / "FLUX.1-Kontext-dev"
+    subject.pipeline(FULL, torch.bfloat16, subject.device).save_pretrained(checkpoint)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return checkpoint
 
-    @cached_property
-    def _checkpoint(self) -> Path:
-        checkpoint = Path(self._place.name, "FLUX.1-Kontext-dev")
-        built = self._subject.pipeline(FULL, torch.bfloat16, self._subject.device)
-        built.save_pretrained(checkpoint)
-        del built
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return checkpoint
 
-    def _reading(self) -> float:
-        """Read the weights as the worker does, and nothing else."""
-        files = [str(path) for path in Weights(self._checkpoint, "").files]
-        return _start(["-m", "kontext.page_cache", *files], self._checkpoint, os.environ.copy())
+def _reading(checkpoint: Path) -> float:
+    """Read the weights as the worker does, and nothing else."""
+    files = [str(path) for path in Weights(checkpoint, "").files]
+    return _start(["-m", "kontext.page_cache", *files], checkpoint, os.environ.copy())
 
-    def _plain(self) -> float:
-        subject, picture = self._subject, Path(self._place.name, "picture.png")
-        given = self._checkpoint, subject.device, subject.steps, subject.size.width, picture
-        return _start(["-c", PLAIN, *map(str, given)], self._checkpoint, os.environ.copy())
 
-    def _ours(self, start: str) -> float:
-        subject, checkpoint, scratch = self._subject, self._checkpoint, Path(self._place.name)
-        environment = {
-            **os.environ,
-            "MODEL_PATH": str(checkpoint),
-            "STAND_IN": "safety,bucket" if subject.device == "cuda" else "model,safety,bucket",
-            "COMPILE_CACHE": str(scratch / "compiled"),
-            "COMPILE_CACHE_SECRET": "0123456789abcdef",
-            # Else the second start would find what the first has left.
-            "TORCHINDUCTOR_CACHE_DIR": str(scratch / start),
-            "TRITON_CACHE_DIR": str(scratch / start / "triton"),
-        }
-        side = max(SHORTEST_SIDE, subject.size.width)
-        job = {
-            "prompt": "x",
-            "image": _picture(side),
-            "size": f"{side}*{side}",
-            "num_inference_steps": subject.steps,
-        }
-        arguments = ["handler.py", "--test_input", json.dumps({"input": job})]
-        return _start(arguments, checkpoint, environment)
+def _plain(subject: Subject, checkpoint: Path, scratch: Path) -> float:
+    arguments = checkpoint, subject.device, subject.steps, subject.size.width, scratch / "x.png"
+    return _start(["-c", PLAIN, *map(str, arguments)], checkpoint, os.environ.copy())
+
+
+def _ours(subject: Subject, checkpoint: Path, scratch: Path, start: str) -> float:
+    environment = {
+        **os.environ,
+        "MODEL_PATH": str(checkpoint),
+        "STAND_IN": "safety,bucket" if subject.device == "cuda" else "model,safety,bucket",
+        "COMPILE_CACHE": str(scratch / "compiled"),
+        "COMPILE_CACHE_SECRET": "0123456789abcdef",
+        # Else the second start would find what the first has left.
+        "TORCHINDUCTOR_CACHE_DIR": str(scratch / start),
+        "TRITON_CACHE_DIR": str(scratch / start / "triton"),
+    }
+    side = max(SHORTEST_SIDE, subject.size.width)
+    job = {
+        "prompt": "x",
+        "image": _picture(side),
+        "size": f"{side}*{side}",
+        "num_inference_steps": subject.steps,
+    }
+    arguments = ["handler.py", "--test_input", json.dumps({"input": job})]
+    return _start(arguments, checkpoint, environment)
 
 
 def _start(arguments: list[str], checkpoint: Path, environment: dict[str, str]) -> float:

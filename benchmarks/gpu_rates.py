@@ -45,8 +45,8 @@ def rates(subject: Subject) -> Iterator[tuple[str, str, Row]]:
 def _rate(subject: Subject, flop: float, prepare: Prepare, *sizes: int) -> Row:
     try:
         seconds = _median_seconds(prepare(subject.device, *sizes), subject.device)
-    except (ImportError, RuntimeError) as error:  # not installed, or not for this card
-        return {"skipped": str(error).splitlines()[0]}
+    except Exception as error:  # noqa: BLE001 - not installed, or not for this card
+        return {"skipped": f"{type(error).__name__}: {error}".splitlines()[0]}
     return {"seconds": seconds, "tflops": flop / seconds / 1e12, "sizes": list(sizes)}
 
 

@@ -26,67 +26,74 @@ class OtherMachineError(Exception):
 
 
 class Results:
-    """The findings of one machine.
+    """The findings of one machine; nothing is held but the file.
 
     Args:
         path: Of the JSON file, which may exist.
-        machine: What every figure depends on, by name; `card` and `torch` among it.
         derive: Adds to the document what follows from it; called before each write.
-
-    Raises:
-        OtherMachineError: The file's figures cannot stand beside those of `machine`.
     """
 
-    def __init__(
-        self, path: Path, machine: dict[str, str], derive: Callable[[Document], None]
-    ) -> None:
+    def __init__(self, path: Path, derive: Callable[[Document], None]) -> None:
         self._path = path
         self._derive = derive
-        self.document: Document = json.loads(path.read_text()) if path.exists() else {}
-        _check(path, self.document.get("machine", machine), machine)
-        self.document |= {"machine": machine}
+
+    def read(self) -> Document:
+        """Return what is known."""
+        known: Document = json.loads(self._path.read_text()) if self._path.exists() else {}
+        return known
+
+    def claim(self, machine: dict[str, str]) -> None:
+        """Say which machine measures from here on.
+
+        Args:
+            machine: What every figure depends on, by name; `card` and `torch` among it.
+
+        Raises:
+            OtherMachineError: The file's figures cannot stand beside those of `machine`.
+        """
+        document = self.read()
+        known = document.get("machine", machine)
+        for fact in _IDENTITY:
+            if known[fact] != machine[fact]:
+                raise OtherMachineError(
+                    f"{self._path} holds figures of {fact} {known[fact]}, and this machine has "
+                    f"{machine[fact]}; name another file with --out"
+                )
+        self._write(document | {"machine": machine})
+
+    def begin(self, part: str, name: str) -> None:
+        """Withdraw why something was not measured before."""
+        document = self.read()
+        for excuse in "left_out", "failed":
+            document.get(excuse, {}).pop(f"{part} {name}", None)
+        self._write(document)
 
     def keep(self, part: str, name: str, found: Row) -> None:
         """Add what was found to the row of that name."""
-        row = self._part(part).setdefault(name, {})
-        row |= found | {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
-        self._write()
-
-    def begin(self, part: str, name: str) -> None:
-        """Withdraw why it was not measured before."""
-        for excuse in "left_out", "failed":
-            self._part(excuse).pop(f"{part} {name}", None)
+        dated = found | {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
+        self._add(part, name, dated)
 
     def leave_out(self, part: str, name: str, reason: str) -> None:
         """Say why something was not measured."""
-        self._part("left_out")[f"{part} {name}"] = reason
-        self._write()
+        self._add("left_out", f"{part} {name}", reason)
 
     def fail(self, part: str, name: str, error: str) -> None:
         """Say what went wrong."""
-        self._part("failed")[f"{part} {name}"] = error
-        self._write()
+        self._add("failed", f"{part} {name}", error)
 
-    def _part(self, name: str) -> Row:
-        part: Row = self.document.setdefault(name, {})
-        return part
+    def _add(self, part: str, name: str, value: Row | str) -> None:
+        document = self.read()
+        rows = document.setdefault(part, {})
+        rows[name] = rows.get(name, {}) | value if isinstance(value, dict) else value
+        self._write(document)
 
-    def _write(self) -> None:
-        self._derive(self.document)
+    def _write(self, document: Document) -> None:
+        self._derive(document)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         new = self._path.with_name(f"{self._path.name}.new")
         with new.open("w") as file:
-            json.dump(self.document, file, indent=1)
+            json.dump(document, file, indent=1)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
         new.replace(self._path)
-
-
-def _check(path: Path, known: dict[str, str], machine: dict[str, str]) -> None:
-    for fact in _IDENTITY:
-        if known[fact] != machine[fact]:
-            raise OtherMachineError(
-                f"{path} holds figures of {fact} {known[fact]}, and this machine has "
-                f"{machine[fact]}; name another file with --out"
-            )

@@ -92,7 +92,7 @@ def _of(plan: str, figure: str) -> Figure:
 
 def _seconds_of(plan: str) -> Figure:
     def find(document: Document) -> float | None:
-        card = document["machine"]["card"]
+        card = document.get("machine", {}).get("card", "")
         return _of(plan, "median_seconds")(document) if any(c in card for c in FAST_CARDS) else None
 
     return find
