@@ -14,11 +14,11 @@ import httpx
 from ssrfguard import BlockedAddressError, BlockedURLError, Policy
 from ssrfguard.httpx import AsyncClient
 
+from kontext.address_policy import address_policy
 from kontext.local.persistence import when_available
 from kontext.local.queue import WEBHOOKS, Queue
 from kontext.local.record import Job
 from kontext.settings import Settings
-from kontext.source import address_policy
 
 TRIES = 3
 TRY_SECONDS = 10.0
