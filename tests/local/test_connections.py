@@ -76,7 +76,7 @@ async def test_half_open_connections_keep_nobody_out(serve: Serve) -> None:
         )
         worker = Worker(server)
         job = await worker.take()
-        half_open = [await connect(server, HEAD) for _ in range(300)]
+        half_open = await asyncio.gather(*(connect(server, HEAD) for _ in range(300)))
         async with asyncio.timeout(20):
             await client.get("/health")
             await worker.finish(job["id"], output=1)

@@ -12,8 +12,9 @@ READ_SECONDS = 60.0
 MOST_CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 """Half of the files that the process may have open, for the database needs some, and so on."""
 
-BACKLOG = min(128, MOST_CONNECTIONS)
-"""How many connections asyncio accepts in one go, before any other can be closed for them."""
+BACKLOG = max(1, MOST_CONNECTIONS // 8)
+"""Connections that asyncio accepts in one go. Several times as many are open before the first can
+make room; were no file left then, asyncio would retry without a pause and block the server."""
 
 log = logging.getLogger("kontext")
 
@@ -66,6 +67,7 @@ class Connection(HttpToolsProtocol):
 
     def _give_up(self) -> None:
         log.debug("a connection is closed: it sent no whole request")
+        self._stop_waiting()  # it counts until the loop has closed it, but makes room only once
         self.transport.abort()
 
     def _make_room(self) -> None:

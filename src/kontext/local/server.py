@@ -71,7 +71,8 @@ class Server:
         options: See there.
 
     Raises:
-        BootError: It would be open to other machines without a key, or a name or an origin is none.
+        BootError: It would be open to other machines without a key, or a name, an origin or a
+            setting is none.
         OSError: Its address cannot be bound.
         QueueUnavailable: Its database cannot be opened.
 
@@ -89,6 +90,7 @@ class Server:
                 f"--host {options.host!r} opens the server to other machines, so clients need a "
                 "key; set KONTEXT_API_KEY or name a file by --api-key-file"
             )
+        self._webhook_policy = webhook_policy(Settings.load())
         self._worker_key = secrets.token_hex(16)
         ipv6 = ":" in options.host
         family = socket.AF_INET6 if ipv6 else socket.AF_INET
@@ -116,8 +118,7 @@ class Server:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set; then let the workers finish, and end."""
-        policy = webhook_policy(Settings.load())
-        webhooks = Webhooks(self.queue, policy, self._options.webhook_pause)
+        webhooks = Webhooks(self.queue, self._webhook_policy, self._options.webhook_pause)
         with contextlib.closing(self._store):
             async with asyncio.TaskGroup() as tasks:  # what fails ends the rest
                 chores = [tasks.create_task(do) for do in (self.queue.tend(), webhooks.deliver())]
@@ -143,8 +144,7 @@ class Server:
     def _application(self) -> ASGIApp:
         """Behave as Runpod does when clients need a key; without one, trust this machine alone."""
         key, origins = self._options.api_key, self._options.allowed_origins
-        most = self._options.most_waiting
-        clients = ClientApi(self.queue, self._ready_workers, most)
+        clients = ClientApi(self.queue, self._ready_workers, self._options.most_waiting)
         workers = WorkerApi(self.queue, self._seen, self._replace).routes(
             require_api_key(self._worker_key)
         )
