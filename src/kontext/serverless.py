@@ -1,7 +1,7 @@
 """Runpod's SDK: which of its modes runs, the boot steps as its fitness checks, progress posts.
 
-Only this module and `kontext.job_loop` import `runpod`, and `kontext.logs.configure` must have run
-before them.
+Only this module, `kontext.job_loop` and `kontext.result_post` import `runpod`, and
+`kontext.logs.configure` must have run before them.
 """
 
 import os
@@ -20,6 +20,7 @@ from kontext.errors import BootError
 from kontext.job_loop import MOST_JOBS, take_jobs_at
 from kontext.pace import Pace
 from kontext.progress import Progress
+from kontext.result_post import retry_for_minutes
 from kontext.settings import Settings
 from kontext.worker import Job
 
@@ -48,6 +49,7 @@ def start(settings: Settings, test_input: Path) -> None:
 def hand_over(handler: Handler, pace: Pace) -> None:
     """Give the process to the SDK, which runs `handler` on jobs that it takes at `pace`."""
     take_jobs_at(pace)
+    retry_for_minutes()
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: MOST_JOBS})
 
 
