@@ -6,14 +6,11 @@ proves that what the one before did to the worker did not harm it.
 
 import asyncio
 import io
-import json
 import re
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,19 +23,13 @@ from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerEnding
 from kontext.local.jobs import Status
 from kontext.local.worker_api import POLL_SECONDS
 from tests.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
-from tests.local.served import FAKE_HANDLER, group, until
+from tests.local.served import group, until
+from tests.obedient import EDIT, Obedient, start_obedient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 ROOT = Path(__file__).parent.parent
-EDIT: dict[str, Any] = {
-    **json.loads((ROOT / "test_input.json").read_text())["input"],
-    "size": "256*256",
-    "num_inference_steps": 2,
-}
 LONG_EDIT = {**EDIT, "size": "1024*1024", "num_inference_steps": 50}
-EVENT = r"^(?:fetched|(?:enter|step|leave|stored) \d+)$"
-ON_LANE = {"enter", "step", "leave"}
 PHASES = ["fetch", "edit", "safety", "encode", "store"]
 
 # Python 3.14 starts processes so, and imports the main module again in each.
@@ -65,46 +56,6 @@ class Store:
             "bucketName": self.environment["BUCKET_NAME"],
             "endpointUrl": self.environment["BUCKET_ENDPOINT_URL"],
         } | changes
-
-
-@dataclass(frozen=True)
-class Obedient:
-    """A worker whose editor does as the prompt says.
-
-    Attributes:
-        endpoint: Its own.
-        worker: Itself.
-        directory: Where it looks for what it waits for.
-    """
-
-    endpoint: Endpoint
-    worker: WorkerProcess
-    directory: Path
-
-    def send(self, seed: int, prompt: str = "paint") -> str:
-        """Queue an edit that is known by its seed; return the job's id."""
-        return self.endpoint.send({**EDIT, "prompt": prompt, "seed": seed})
-
-    async def started(self, job_id: str) -> None:
-        """Wait until it has taken a job."""
-        await until(lambda: "Started." in self.worker.lines(job_id))
-
-    async def stop(self, job_id: str) -> None:
-        """Cancel a job that it has."""
-        await self.endpoint.stop(job_id, self.worker)
-
-    def release(self, seed: int) -> None:
-        """Let an edit end that waits."""
-        (self.directory / str(seed)).touch()
-
-    def happened(self, since: int) -> list[str]:
-        """Return what it has printed from an edit's entering the lane on."""
-        events = re.findall(EVENT, self.worker.log, re.MULTILINE)
-        return events[events.index(f"enter {since}") :] if f"enter {since}" in events else []
-
-    def on_the_lane(self, since: int) -> list[str]:
-        """Return what has happened on the lane from an edit's entering it on."""
-        return [event for event in self.happened(since) if event.split()[0] in ON_LANE]
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +90,6 @@ async def worker(
     }
     async with start_worker(ROOT / "handler.py", environment, directory / "log") as worker:
         yield worker
-
-
-@asynccontextmanager
-async def start_obedient(directory: Path, **settings: str) -> AsyncIterator[Obedient]:
-    """Run a worker with the obedient editor, on an endpoint of its own."""
-    async with serve_endpoint(directory) as endpoint:
-        environment = endpoint.environment | endpoint.served.ledger.environment | settings
-        async with start_worker(FAKE_HANDLER, environment, directory / "log") as worker:
-            yield Obedient(endpoint, worker, directory)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -23,6 +23,7 @@ from runpod.serverless.modules import rp_job, rp_scale
 from runpod.serverless.modules.worker_state import Job
 
 from kontext.lane import Lane
+from kontext.long_poll import LongPoll
 from kontext.pace import Pace
 
 T = TypeVar("T")
@@ -71,9 +72,15 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         self._shutdown_seconds = shutdown_seconds
         self._fetching = False
         self._must_be_replaced = False
+        self._job_polls = LongPoll("polls for a job")
+        # Runpod need not hold these: the SDK itself pauses a second after an empty answer.
+        self._stop_polls = LongPoll("polls for jobs to stop", held=False)
         self._begun: set[str] = set()
         self._handling: set[asyncio.Task[Any]] = set()
         self.jobs_fetcher = self._fetch
+        # It would also count the seconds in which no job is wanted, and cut a young poll short,
+        # perhaps one that has just been given a job. A `LongPoll` has a limit of its own.
+        self.jobs_fetcher_timeout = None
         self.stop_signals_fetcher = self._stop_signals
 
     async def run(self) -> None:
@@ -147,14 +154,16 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
             await self._until_shutdown(self._pace.wanted())
             if self._shutdown_event.is_set():
                 return None
-            jobs = await self._until_shutdown(rp_job.get_job(session, 1))
+            poll = partial(_get_job, session)
+            jobs = await self._until_shutdown(self._job_polls.ask(poll))
             self._pace.fetched(len(jobs or ()))
             return jobs
         finally:
             self._fetching = False
 
     async def _stop_signals(self, session: ClientSession) -> list[str]:
-        return await self._until_shutdown(rp_job.get_stop_signals(session)) or []
+        poll = partial(rp_job.get_stop_signals, session)
+        return await self._until_shutdown(self._stop_polls.ask(poll)) or []
 
     async def _until_shutdown(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Return what `work` returns, or nothing when the shutdown comes first."""
@@ -178,3 +187,16 @@ def end_process() -> NoReturn:
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(1)
+
+
+async def _get_job(session: ClientSession) -> list[dict[str, Any]]:
+    """Ask for one job.
+
+    Raises:
+        ValueError: The answer is something else, which would end the SDK's loop.
+        Exception: Whatever the SDK raises.
+    """
+    jobs = await rp_job.get_job(session, 1) or []
+    if not all(isinstance(job, dict) and isinstance(job.get("id"), str) for job in jobs):
+        raise ValueError("the answer is not a job with an id")
+    return list(jobs)

@@ -1,7 +1,7 @@
 """Runpod's SDK: which of its modes runs, the boot steps as its fitness checks, progress posts.
 
-Only this module, `kontext.job_loop` and `kontext.boot_failure` import `runpod`, and
-`kontext.logs.configure` must have run before them.
+Only this module, `kontext.job_loop`, `kontext.result_post` and `kontext.boot_failure` import
+`runpod`, and `kontext.logs.configure` must have run before them.
 """
 
 import os
@@ -22,6 +22,7 @@ from kontext.job_loop import MOST_JOBS, take_jobs
 from kontext.lane import Lane
 from kontext.pace import Pace
 from kontext.progress import Progress
+from kontext.result_post import retry_for_minutes
 from kontext.settings import Settings
 from kontext.worker import Job
 
@@ -72,6 +73,7 @@ def hand_over(handler: Handler, pace: Pace, lane: Lane, shutdown_seconds: float)
         shutdown_seconds: What a worker that must end gets to finish its jobs.
     """
     take_jobs(pace, lane, shutdown_seconds)
+    retry_for_minutes()
     runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: MOST_JOBS})
 
 
