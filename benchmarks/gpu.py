@@ -14,7 +14,7 @@ to. So a call that is cut off loses nothing, and a second one can measure what w
     python benchmarks/gpu.py speed --only turbo eager --out gpu.json
 
 Each plan has a process of its own: what crashes, or leaves the GPU unusable, ends with it. With
---tiny everything runs on the CPU in two minutes, to show that the program works; its figures mean
+--tiny everything runs on the CPU in a few minutes, to show that the program works; its figures mean
 nothing.
 """
 
@@ -43,8 +43,8 @@ MINUTES = 7.0
 """After which nothing new begins: the longest plan takes two or three (an estimate), and a machine
 may be lent for ten."""
 
-REFUSED = 3
-"""The exit status of a task that must not add to this file; the others must not either."""
+REFUSED, FAILED = 3, 4
+"""Exit statuses of a task: none can run here or add to this file; it has written what failed."""
 
 
 class Task(NamedTuple):
@@ -86,8 +86,8 @@ def _carry_out(task: Task, arguments: argparse.Namespace, results: Results) -> b
     status = subprocess.run(command, check=False).returncode
     if status == REFUSED:
         sys.exit(REFUSED)
-    if status < 0:
-        results.fail(*task, f"its process was ended by signal {-status}")
+    if status not in (0, FAILED):
+        results.fail(*task, f"its process ended with status {status}; below 0 it is a signal's")
     return status == 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import FluxKontextPipeline
-from gpu_plans import EAGER, find
+from gpu_plans import find
 from gpu_subject import TRUE_CFG_SCALE, Subject
 from gpu_watch import Watch, relative_error
 from real_size import REDUCED
@@ -33,7 +33,7 @@ def accuracy(subject: Subject, name: str) -> Iterator[tuple[str, str, dict[str, 
         NotMeasurableError: There is no such plan here.
         BootError: The card cannot hold it.
     """
-    plan = None if name == EAGER else find(name, subject.card)
+    plan = find(name, subject.card)
     exact = subject.pipeline(REDUCED, torch.float32, subject.device)
     true = _watched(subject, exact, Editor(Model(exact, "random weights", "none"), TRUE_CFG_SCALE))
     rounded = copy.deepcopy(exact).to(torch.bfloat16)

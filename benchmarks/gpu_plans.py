@@ -38,13 +38,16 @@ class NotMeasurableError(Exception):
     """This machine, or this version of the worker, does not have what was to be measured."""
 
 
-def find(name: str, card: Card) -> Plan:
-    """Return the plan of that name in `PLANS`.
+def find(name: str, card: Card) -> Plan | None:
+    """Return the plan of that name in `PLANS`; None for `EAGER`, which has none.
 
     Raises:
         NotMeasurableError: `kontext.mode` has no such mode or choice, or a module is missing.
         BootError: The card cannot hold it.
     """
+    if name == EAGER:
+        choose("exact", card)  # whose memory it needs
+        return None
     recipe = PLANS[name]
     missing = sorted(recipe.changes.keys() - {field.name for field in fields(Plan)})
     if recipe.mode not in get_args(Mode):

@@ -62,6 +62,8 @@ class _ProfiledStep:
             for event in self._profile.key_averages()
             if event.device_type.name == self._kind and not event.is_user_annotation
         ]
+        if not kernels:
+            raise RuntimeError("the profiler saw no kernel")
         kernels.sort(key=lambda kernel: -kernel["seconds"])
         total = sum(kernel["seconds"] for kernel in kernels)
         longest = [kernel | {"share": kernel["seconds"] / total} for kernel in kernels[:LONGEST]]

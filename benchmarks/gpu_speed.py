@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import FluxKontextPipeline
-from gpu_plans import EAGER, find
+from gpu_plans import find
 from gpu_profile import profile_step
 from gpu_subject import Subject
 from gpu_watch import Watch, now, relative_error
@@ -53,7 +53,7 @@ def speed(subject: Subject, name: str, latents: Path) -> Iterator[Finding]:
         NotMeasurableError: There is no such plan here.
         BootError: The card cannot hold it.
     """
-    plan = None if name == EAGER else find(name, subject.card)
+    plan = find(name, subject.card)
     device = "cpu" if plan and plan.streamed else subject.device
     built = subject.pipeline(FULL, torch.bfloat16, device)
     editor, lane = subject.ready(built, plan), Lane()

@@ -1,7 +1,7 @@
 """What `benchmarks/gpu.py` measures: the real size on CUDA, or the stand-in on a CPU."""
 
 import platform
-import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -91,11 +91,6 @@ class Subject:
         return cls("cpu", card, Size(128, 128), 8, "eager", others, (128, 64, 2))
 
     @property
-    def slug(self) -> str:
-        """The card's name, fit for a file's."""
-        return re.sub(r"[^a-z0-9]+", "-", self.card.name.lower()).strip("-")
-
-    @property
     def machine(self) -> dict[str, str]:
         """What a figure depends on."""
         return {
@@ -169,5 +164,7 @@ class Subject:
 
 
 def _driver() -> str:
+    if not shutil.which("nvidia-smi"):
+        return "unknown"
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu import REFUSED
+from gpu import FAILED, REFUSED
 from gpu_accuracy import accuracy
 from gpu_boot import boot
 from gpu_plans import NotMeasurableError
@@ -30,20 +30,21 @@ Findings = Iterator[tuple[str, str, dict[str, Any]]]
 
 
 def main() -> None:
-    """Measure one thing; exit with 1 if it failed, and with `REFUSED` if the file is another's."""
+    """Measure one thing; exit with `FAILED` if that failed, with `REFUSED` if nothing can be."""
     faulthandler.enable()
     arguments = _parser().parse_args()
     if arguments.tiny:
         torch.set_num_threads(1)  # tensors so small are done sooner than another core is called
-    subject = Subject.tiny() if arguments.tiny else Subject.real()
     results = Results(arguments.out, derive)
     try:
+        subject = Subject.tiny() if arguments.tiny else Subject.real()
         results.claim(subject.machine)
-    except OtherMachineError as error:
+    except (BootError, OtherMachineError) as error:
         print(error, file=sys.stderr)
         sys.exit(REFUSED)
     results.begin(arguments.part, arguments.name)
-    sys.exit(not _carry_out(arguments, subject, results))
+    if not _carry_out(arguments, subject, results):
+        sys.exit(FAILED)
 
 
 def _carry_out(arguments: argparse.Namespace, subject: Subject, results: Results) -> bool:

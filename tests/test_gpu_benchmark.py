@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
 import gpu_plans
 import gpu_work
 import pytest
+import torch
 from gpu_accuracy import accuracy
 from gpu_boot import boot
 from gpu_results import OtherMachineError, Results
@@ -19,6 +21,7 @@ from gpu_speed import speed
 from gpu_subject import Subject
 from gpu_targets import derive
 
+from kontext.errors import BootError
 from kontext.mode import Card, Mode
 
 Row = dict[str, Any]
@@ -37,6 +40,15 @@ SPEED = {
     "repeatable",
     "steps_computed",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tensors so small are done sooner than another core is called, most of all a busy one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -209,7 +221,24 @@ def test_a_plan_that_this_version_does_not_have_is_left_out() -> None:
             gpu_plans.find("of tomorrow", card)
     finally:
         del gpu_plans.PLANS["of tomorrow"]
-    assert gpu_plans.find("turbo", card).step_cache
+    turbo = gpu_plans.find("turbo", card)
+    assert turbo is not None
+    assert turbo.step_cache
+
+
+def test_plain_diffusers_is_left_out_where_it_would_not_fit() -> None:
+    with pytest.raises(BootError, match="cannot hold MODE=exact"):
+        gpu_plans.find(gpu_plans.EAGER, Card("NVIDIA GeForce RTX 4090", int(24e9), (8, 9)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure this GPU")
+def test_a_machine_without_a_gpu_is_told_so_in_one_sentence(path: Path) -> None:
+    command = [sys.executable, str(PROGRAM), "--out", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].startswith("no CUDA device is available")
+    assert not path.exists()
 
 
 def test_products_parted_and_joined_are_the_whole_of_the_linears() -> None:
