@@ -7,6 +7,7 @@ and where its long polls, which outlive a SIGTERM by up to 90 seconds, can be en
 
 import asyncio
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,8 +23,15 @@ T = TypeVar("T")
 MOMENT = 0.01
 """Seconds between two looks at whether a job has begun."""
 
-MOST_JOBS = 4
-"""Jobs in the worker at once: one ahead, one on the lane, two on their way to the bucket."""
+MOST_JOBS = 32
+"""Jobs in the worker at once: `pace.MOST_BEFORE_LANE` before the lane, one on it, and the others on
+their way to a bucket or with a result that is being posted, so that 23 buckets may hang while the
+GPU works. A job on that way holds 60 MB at most (its `input` 20 MB, the pixels and the file of its
+largest picture 17 MB each, its reference 6 MB), and so all of them 2 GB."""
+
+MOST_THREADS = 2 * MOST_JOBS
+"""For uploads and encoders. A job needs one at a time, but one that was cancelled amid its upload
+leaves it busy; asyncio's own few would all be held by a bucket that hangs."""
 
 
 def take_jobs_at(pace: Pace) -> None:
@@ -52,6 +60,12 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         # perhaps one that has just been given a job. A `LongPoll` has a limit of its own.
         self.jobs_fetcher_timeout = None
         self.stop_signals_fetcher = self._stop_signals
+
+    async def run(self) -> None:
+        """Take and run jobs until the shutdown."""
+        threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="job")
+        asyncio.get_running_loop().set_default_executor(threads)
+        await super().run()
 
     def is_alive(self) -> bool:
         """Tell whether the loop goes on: also while a job could still arrive."""
