@@ -77,7 +77,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             await super().handle_job(session, job)
         finally:
-            self._begun.remove(job["id"])
+            self._begun.discard(job["id"])  # which Runpod may deliver twice
 
     async def stop_job(self, job_id: str) -> bool:
         """Stop one job; one that has been taken but has not begun, as soon as it begins.
