@@ -64,7 +64,7 @@ async def test_a_result_outlives_an_outage_also_of_a_worker_told_to_end(tmp_path
         job_id = obedient.send(3)
         await obedient.started(job_id)
         obedient.worker.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(8)  # five of them for the progress post, which is then dropped
+        await asyncio.sleep(12)  # five of them for the progress post, which is then dropped
         recorder.instead.clear()
 
         assert await obedient.worker.exit_code() == 0
