@@ -35,9 +35,16 @@ class Obedient:
     worker: WorkerProcess
     directory: Path
 
-    def send(self, seed: int, prompt: str = "paint") -> str:
-        """Queue an edit that is known by its seed; return the job's id."""
-        return self.endpoint.send({**EDIT, "prompt": prompt, "seed": seed})
+    def send(self, seed: int, prompt: str = "paint", **job: Any) -> str:
+        """Queue an edit that is known by its seed; return the job's id.
+
+        Args:
+            seed: Of the edit.
+            prompt: What the editor is to do.
+            job: Fields beside `input`, and `image`, which goes into it.
+        """
+        image = {"image": job.pop("image")} if "image" in job else {}
+        return self.endpoint.send({**EDIT, **image, "prompt": prompt, "seed": seed}, **job)
 
     async def started(self, job_id: str) -> None:
         """Wait until it has taken a job."""
@@ -63,7 +70,7 @@ class Obedient:
 
 @asynccontextmanager
 async def start_obedient(directory: Path, **settings: str) -> AsyncIterator[Obedient]:
-    """Run a worker with the obedient editor, on an endpoint of its own."""
+    """Run a worker with the obedient editor and these settings, on an endpoint of its own."""
     async with serve_endpoint(directory) as endpoint:
         environment = endpoint.environment | endpoint.served.ledger.environment | settings
         async with start_worker(FAKE_HANDLER, environment, directory / "log") as worker:

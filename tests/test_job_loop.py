@@ -3,7 +3,8 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -16,10 +17,24 @@ from tests.obedient import Obedient, start_obedient
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
+@pytest.fixture(scope="module")
+def hanging_host() -> Iterator[str]:
+    """The URL of a host that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def obedient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Obedient]:
+async def obedient(
+    hanging_host: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Obedient]:
     """The worker that these tests share."""
-    async with start_obedient(tmp_path_factory.mktemp("obedient")) as obedient:
+    directory = tmp_path_factory.mktemp("obedient")
+    settings = {
+        "FETCH_ALLOWED_NETWORKS": "127.0.0.0/8",
+        "FETCH_ALLOWED_PORTS": hanging_host.rpartition(":")[2],
+    }
+    async with start_obedient(directory, **settings) as obedient:
         yield obedient
 
 
@@ -49,10 +64,39 @@ async def test_a_result_outlives_an_outage_also_of_a_worker_told_to_end(tmp_path
         job_id = obedient.send(3)
         await obedient.started(job_id)
         obedient.worker.process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(8)  # five of them for the progress post, which is then dropped
+        await asyncio.sleep(12)  # five of them for the progress post, which is then dropped
         recorder.instead.clear()
 
         assert await obedient.worker.exit_code() == 0
         assert obedient.endpoint.results(job_id)[0]["output"]
         assert "posts of results and progress failed: 1, the last" in obedient.worker.log
         assert obedient.worker.lines(job_id) == ["Started.", ANY, "Finished."]
+
+
+async def test_four_hosts_that_hang_keep_the_next_job_for_seconds(
+    obedient: Obedient, hanging_host: str
+) -> None:
+    """One after another they kept it for a minute, and the GPU idle."""
+    hanging = [obedient.send(10 + n, image=hanging_host) for n in range(4)]
+    async with asyncio.timeout(30):
+        assert "output" in await obedient.endpoint.result(obedient.send(20))
+
+    assert any(not obedient.endpoint.results(job_id) for job_id in hanging)
+
+
+async def test_eight_buckets_that_hang_do_not_keep_the_next_job(
+    obedient: Obedient, hanging_host: str
+) -> None:
+    """Four in upload filled the worker for a minute, and the other four for another."""
+    config = {
+        "accessId": "key",
+        "accessSecret": "secret",
+        "bucketName": "bucket",
+        "endpointUrl": hanging_host,
+    }
+    hanging = [obedient.send(30 + n, s3Config=config) for n in range(8)]
+    async with asyncio.timeout(30):
+        assert "output" in await obedient.endpoint.result(obedient.send(40))
+
+    assert obedient.on_the_lane(30)[-4:] == ["enter 40", "step 40", "step 40", "leave 40"]
+    assert not any(obedient.endpoint.results(job_id) for job_id in hanging)

@@ -1,10 +1,11 @@
 """When the next job is wanted."""
 
 import asyncio
+from contextlib import ExitStack
 
 import pytest
 
-from kontext.pace import Pace
+from kontext.pace import MOST_BEFORE_LANE, Pace
 
 
 async def is_wanted(pace: Pace) -> bool:
@@ -78,6 +79,59 @@ async def test_with_none_ahead_the_lane_must_be_free() -> None:
         assert not await is_wanted(pace)
         turn.leave()
         assert await is_wanted(pace)
+
+
+async def test_another_job_is_taken_beside_one_that_is_slow() -> None:
+    """A host that hangs keeps its own job waiting, and no other."""
+    pace = Pace(1, slow_seconds=0.1)
+    pace.fetched(1)
+    waiting = asyncio.create_task(pace.wanted())
+    await asyncio.sleep(0)  # it waits from before the job has begun, as the SDK's loop does
+    with pace.turn():
+        assert not await is_wanted(pace)
+        async with asyncio.timeout(5):
+            await waiting
+        with pace.turn():
+            assert not await is_wanted(pace)  # that one may be quick
+
+
+async def test_a_job_that_is_ready_is_not_slow() -> None:
+    """It waits for nothing but the lane: another would only wait behind it."""
+    pace = Pace(1, slow_seconds=0)
+    with pace.turn() as turn:
+        assert await is_wanted(pace)
+        turn.ready()
+        assert not await is_wanted(pace)
+
+
+async def test_slow_jobs_do_not_bring_others_while_the_lane_is_busy() -> None:
+    """The GPU works: a job that is taken now would only wait, and be kept from idle workers."""
+    pace = Pace(1, slow_seconds=0)
+    with pace.turn(), pace.turn() as turn:
+        turn.enter(steps=1000)
+        assert not await is_wanted(pace)
+        turn.leave()
+        assert await is_wanted(pace)
+
+
+async def test_slow_jobs_are_limited() -> None:
+    """Each holds memory, though the lane is idle."""
+    pace = Pace(1, slow_seconds=0)
+    with ExitStack() as turns:
+        for _ in range(MOST_BEFORE_LANE):
+            assert await is_wanted(pace)
+            turns.enter_context(pace.turn())
+        assert not await is_wanted(pace)
+
+
+async def test_a_job_that_enters_after_its_end_leaves_no_trace() -> None:
+    """The lane's thread said so just before the cancel; the worker took no job ever after."""
+    pace = Pace(1)
+    with pace.turn() as turn:
+        pass
+    turn.enter(steps=5)
+
+    assert await is_wanted(pace)
 
 
 async def test_a_job_that_fails_early_makes_room() -> None:

@@ -18,7 +18,7 @@ MOST_PICTURES = 100
 """That one process decodes, so that what a decoder leaks or remembers is bounded."""
 
 MOST_AT_ONCE = 12
-"""Processes. Four jobs are in a worker at once; the rest is for pictures of cancelled ones."""
+"""Processes. Eight jobs at once wait for a picture; the rest is for those of cancelled jobs."""
 
 SMALL_PIXELS = 4_000_000
 """Up to which a picture is decoded at once, whatever else is being decoded."""

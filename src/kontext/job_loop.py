@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -31,8 +32,15 @@ T = TypeVar("T")
 MOMENT = 0.01
 """Seconds between two looks at whether a job has begun."""
 
-MOST_JOBS = 4
-"""Jobs in the worker at once: one ahead, one on the lane, two on their way to the bucket."""
+MOST_JOBS = 32
+"""Jobs in the worker at once: `pace.MOST_BEFORE_LANE` before the lane, one on it, and the others on
+their way to a bucket or with a result that is being posted, so that 23 buckets may hang while the
+GPU works. A job on that way holds 60 MB at most (its `input` 20 MB, the pixels and the file of its
+largest picture 17 MB each, its reference 6 MB), and so all of them 2 GB."""
+
+MOST_THREADS = 2 * MOST_JOBS
+"""For uploads and encoders. A job needs one at a time, but one that was cancelled amid its upload
+leaves it busy; asyncio's own few would all be held by a bucket that hangs."""
 
 LAST_POSTS_SECONDS = 5.0
 """What the answers of jobs that were cut off get to reach Runpod."""
@@ -90,6 +98,8 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         more than its time; every other end is the end of the process here, since a thread that
         hangs would hold up Python's own.
         """
+        threads = ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="job")
+        asyncio.get_running_loop().set_default_executor(threads)
         timekeeper = asyncio.create_task(self._end_in_time())
         await super().run()
         timekeeper.cancel()
@@ -106,7 +116,7 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         try:
             await super().handle_job(session, job)
         finally:
-            self._begun.discard(job["id"])
+            self._begun.discard(job["id"])  # which Runpod may deliver twice
 
     async def stop_job(self, job_id: str) -> bool:
         """Stop one job; one that has been taken but has not begun, as soon as it begins.

@@ -53,7 +53,7 @@ class LongPoll:
             async with asyncio.timeout(MOST_SECONDS):
                 answer = await poll() or []
         except TimeoutError:
-            return []
+            answer = []
         except Exception as error:  # noqa: BLE001 - whatever it is, the next poll may succeed
             await self._pause_after(error)
             return []

@@ -2,8 +2,10 @@
 
 A worker that takes a job while its lane is busy keeps it from a worker that is idle. So one job is
 taken ahead at most, and only when the lane will be free within a given time, judged by the steps
-that the running edit has left and by how long its steps have taken. Everything here belongs to the
-event loop's thread.
+that the running edit has left and by how long its steps have taken. A job whose picture is slow to
+come is not the one ahead: another is taken beside it, up to a limit, or a few hosts that hang would
+idle the GPU. A job that is off the lane, such as one in upload, keeps none away. Everything here
+belongs to the event loop's thread.
 """
 
 import asyncio
@@ -13,17 +15,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+SLOW_SECONDS = 1.0
+"""How long a job may take to be ready for the lane until another is taken beside it. Most pictures
+are there sooner; the four slowest hosts then idle the GPU for 4 seconds, not for 60."""
+
+MOST_BEFORE_LANE = 8
+"""Jobs that are not yet on the lane. Each may hold 20 MB of `input`, as much of a picture's file,
+and its pixels, which `kontext.decoders` limits."""
+
 
 class Turn:
     """One job's way to the lane and off it."""
 
-    def __init__(self, pace: "Pace") -> None:
+    def __init__(self, pace: "Pace", slow_seconds: float) -> None:
         self._pace = pace
+        self._slow_at = time.monotonic() + slow_seconds
+        self._ready = self._left = False
         self._steps = self._done = 0
         self._began = self._newest = 0.0
 
+    def ready(self) -> None:
+        """Note that the job has all that it needs on the lane."""
+        self._ready = True
+        self._pace.changed.set()
+
     def enter(self, steps: int) -> None:
-        """Note that the job has got the lane, for an edit of `steps`."""
+        """Note that the job has got the lane, for an edit of `steps`.
+
+        Its thread may have sent this just before the job was cancelled: then it comes too late.
+        """
+        if self._left:
+            return
         self._steps, self._began = steps, time.monotonic()
         self._newest = self._began
         self._pace.entered(self)
@@ -35,7 +57,13 @@ class Turn:
 
     def leave(self) -> None:
         """Note that the job is off the lane, or will never get it."""
+        self._left = True
         self._pace.left(self)
+
+    @property
+    def seconds_until_slow(self) -> float:
+        """How long the job, not yet on the lane, counts as the one that is next there."""
+        return math.inf if self._ready else self._slow_at - time.monotonic()
 
     @property
     def seconds_left(self) -> float:
@@ -51,11 +79,13 @@ class Pace:
 
     Args:
         ahead_seconds: How long before the lane is free; 0 takes none ahead.
+        slow_seconds: How long a job that is not ready for the lane keeps others away.
     """
 
-    def __init__(self, ahead_seconds: float) -> None:
+    def __init__(self, ahead_seconds: float, slow_seconds: float = SLOW_SECONDS) -> None:
         self.changed = asyncio.Event()
         self._ahead_seconds = ahead_seconds
+        self._slow_seconds = slow_seconds
         self._fetched = 0
         self._waiting: set[Turn] = set()
         self._on_lane: Turn | None = None
@@ -76,8 +106,9 @@ class Pace:
     def turn(self) -> Iterator[Turn]:
         """Give a job its turn; however it ends, it then keeps nobody waiting."""
         self._fetched = max(0, self._fetched - 1)  # in the SDK's local modes nobody fetches
-        turn = Turn(self)
+        turn = Turn(self, self._slow_seconds)
         self._waiting.add(turn)
+        self.changed.set()
         try:
             yield turn
         finally:
@@ -97,8 +128,12 @@ class Pace:
         self.changed.set()
 
     def _seconds_until_wanted(self) -> float:
-        if self._fetched or self._waiting:
+        if self._fetched or len(self._waiting) >= MOST_BEFORE_LANE:
             return math.inf
+        slow = max((turn.seconds_until_slow for turn in self._waiting), default=0.0)
+        return max(slow, self._seconds_until_lane())
+
+    def _seconds_until_lane(self) -> float:
         if self._on_lane is None:
             return 0.0
         return self._on_lane.seconds_left - self._ahead_seconds

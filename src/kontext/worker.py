@@ -120,6 +120,7 @@ class Worker:
         timings = Timings()
         with timings("fetch"):
             edit = await self._prepare(request)
+        turn.ready()
         async with self._reporter(job, edit) as reporter:
             picture = await self._edit(request, edit, turn, reporter, timings)
             with timings("encode"):
