@@ -48,7 +48,7 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
 	$(BIN)/python builder/stand_in/train.py
 
-codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (6 GB, 20 min)
+codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
 	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
 
 image-check: codegen-check  ## build the image's steps without a registry (Debian, root, buildah)

@@ -8,13 +8,18 @@ from typing import Any
 import pytest
 import torch
 import torchao.quantization.quant_api
-from diffusers import FluxTransformer2DModel
+from diffusers import FluxKontextPipeline, FluxTransformer2DModel
+from PIL import ImageChops
 from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from kontext import acceleration
+from kontext import acceleration, model, stand_in
 from kontext.blocks import DoubleBlock, SingleBlock
+from kontext.editor import Editor
 from kontext.mode import EXACT, Plan
+from kontext.model import Model
+from kontext.weights import Weights
+from tests.test_acceleration import an_edit
 
 TEXT_TOKENS = 64
 
@@ -139,6 +144,24 @@ def test_one_edit_leaves_nothing_for_the_next() -> None:
         second = output(transformer, call)
 
     assert torch.equal(second, output(transformer, call))
+
+
+@pytest.mark.parametrize("negative_prompt", ["", "a cat"])
+def test_the_stand_in_paints_what_it_paints_in_diffusers(negative_prompt: str) -> None:
+    """A whole edit, with and without guidance; where rounding differs, by one level of 255."""
+    plain = FluxKontextPipeline.from_pretrained(stand_in.WEIGHTS, dtype=torch.float32)
+    weights = Weights(stand_in.WEIGHTS, "none")
+    ours = model.load("stand-in", weights, device="cpu", dtype=torch.float32).pipeline
+    edit = an_edit(prompt="make it sepia", negative_prompt=negative_prompt, steps=4)
+    pictures = []
+    for pipeline in plain, ours:
+        pipeline.set_progress_bar_config(disable=True)
+        editor = Editor(Model(pipeline, "stand-in", "none"), true_cfg_scale=2.5)
+        pictures.append(editor.edit(edit, lambda _: None))
+
+    assert pictures[0].getextrema() != edit.reference.getextrema()
+    difference = ImageChops.difference(*pictures)
+    assert max(difference.tobytes()) <= 1
 
 
 # --- The weights
