@@ -41,7 +41,7 @@ ALL = "all"
 
 MINUTES = 7.0
 """After which nothing new begins: the longest plan takes two or three (an estimate), and a machine
-may be lent for ten."""
+may be rented for ten."""
 
 REFUSED, FAILED = 3, 4
 """Exit statuses of a task: none can run here or add to this file; it has written what failed."""

@@ -154,7 +154,7 @@ def test_the_boot_is_timed_cold_and_warm() -> None:
 
 
 def test_what_is_cut_off_is_kept_and_a_second_call_adds_to_it(path: Path) -> None:
-    """Killed after its first figures, as a lent machine does when its time is over."""
+    """Killed after its first figures, as on a machine whose time is over."""
     command = [sys.executable, str(PROGRAM), "--tiny", "--out", str(path)]
     with subprocess.Popen(
         [*command, "rates"], stdout=subprocess.PIPE, text=True, start_new_session=True
