@@ -1,6 +1,7 @@
 """The house rules on imports: down only, and torch in few modules alone."""
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,14 @@ def test_a_light_module_stays_light(module: str) -> None:
     ).stdout.split()
 
     assert not (HEAVY | {"runpod"}) & set(loaded)
+
+
+def test_a_checkout_that_is_not_installed_can_be_imported(tmp_path: Path) -> None:
+    """As on a rented machine; it has no version."""
+    (tmp_path / "kontext").mkdir()
+    shutil.copy(kontext.__file__, tmp_path / "kontext")
+    program = f"import sys; sys.path[:0] = [{str(tmp_path)!r}]; import kontext as k; print(k.__version__)"
+    without_packages = [sys.executable, "-I", "-S", "-c", program]
+    said = subprocess.run(without_packages, capture_output=True, text=True, check=True).stdout
+
+    assert said.strip() == "unknown"

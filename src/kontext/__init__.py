@@ -1,5 +1,8 @@
 """Self-hosted FLUX.1 Kontext [dev] picture editing behind Runpod's documented contract."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
-__version__ = version("kontext")
+try:
+    __version__ = version("kontext")
+except PackageNotFoundError:  # run from a checkout that was not installed
+    __version__ = "unknown"
