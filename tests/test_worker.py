@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from kontext.address_policy import address_policy
-from kontext.edit import Edit
+from kontext.edit import Edit, Editor
 from kontext.errors import INTERNAL, GpuFault, MemoryNotFreed, OutOfMemory, StorageError
 from kontext.lane import Lane
 from kontext.progress import Progress
@@ -20,7 +20,7 @@ from kontext.settings import Settings
 from kontext.size import Size
 from kontext.source import Source
 from kontext.stored_file import StoredFile
-from kontext.worker import Editor, Job, Worker
+from kontext.worker import Job, Worker
 
 
 class PaintingEditor:

@@ -1,6 +1,8 @@
-"""What one edit is made of: the plain value between a request and the GPU."""
+"""What one edit is made of, between a request and the GPU, and what carries it out there."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from PIL import Image
 
@@ -36,3 +38,24 @@ class Edit:
     def generated_size(self) -> Size:
         """Pixels that the model generates, on the grid or off it."""
         return self.generated or self.size
+
+
+class Editor(Protocol):
+    """What edits; `kontext.editor.Editor`, or five lines in a test."""
+
+    model: str
+    revision: str
+
+    @property
+    def mode(self) -> str:
+        """Of `kontext.mode`."""
+
+    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
+        """Return a picture of exactly `edit.size`; call `on_step` after each step."""
+
+
+class Checker(Protocol):
+    """What says whether a picture is fit to return."""
+
+    def flags(self, picture: Image.Image) -> bool:
+        """Tell whether `picture` must not be returned."""

@@ -7,14 +7,14 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 from kontext import __version__, reference
 from kontext.address_policy import address_policy
 from kontext.caller_bucket import CallerBucket
-from kontext.edit import Edit
+from kontext.edit import Checker, Edit, Editor
 from kontext.errors import UnsafePicture, WorkerEnding
 from kontext.failures import Failures
 from kontext.lane import Lane, Stop, carrying
@@ -34,27 +34,6 @@ PostProgress = Callable[[Job, Progress], Awaitable[None]]
 
 LARGEST_DRAWN_SEED = 2**32 - 1
 """Seeds drawn for a job stay exact in every client's numbers (JavaScript's end at 2^53)."""
-
-
-class Editor(Protocol):
-    """What edits; `kontext.editor.Editor`, or five lines in a test."""
-
-    model: str
-    revision: str
-
-    @property
-    def mode(self) -> str:
-        """Of `kontext.mode`."""
-
-    def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
-        """Return a picture of exactly `edit.size`; call `on_step` after each step."""
-
-
-class Checker(Protocol):
-    """What says whether a picture is fit to return."""
-
-    def flags(self, picture: Image.Image) -> bool:
-        """Tell whether `picture` must not be returned."""
 
 
 class Worker:
