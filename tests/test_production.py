@@ -413,6 +413,21 @@ async def test_a_worker_told_to_end_amid_a_hanging_edit_ends_when_its_time_is_up
         await until(lambda: not group(obedient.worker.process.pid))
 
 
+async def test_a_worker_told_to_end_after_a_stopped_edit_that_hangs_ends_too(
+    tmp_path: Path,
+) -> None:
+    """It owes no answer any more, but Python's own end would wait for the thread for ever."""
+    async with start_obedient(tmp_path, STOP_SECONDS="3") as obedient:
+        hanging = obedient.send(1, "hang")
+        await until(lambda: "enter 1\n" in obedient.worker.log)
+        await obedient.stop(hanging)
+        obedient.worker.process.send_signal(signal.SIGTERM)
+        code = await obedient.worker.exit_code(30)
+
+        assert code == 1
+        assert not obedient.endpoint.results(hanging)
+
+
 async def test_whatever_an_edit_raises_its_job_is_answered(tmp_path: Path) -> None:
     """Also what asyncio cannot carry from one thread to another, and an end of the process."""
     async with start_obedient(tmp_path) as obedient:

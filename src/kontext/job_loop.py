@@ -4,8 +4,8 @@ The SDK's own loop either takes nothing before a job is wholly done, and then sl
 or takes as many as it is allowed to at once. Its scaler is the one place where both can be mended,
 and where its long polls, which outlive a SIGTERM by up to 90 seconds, can be ended.
 
-It also never ends by itself: here a worker whose job asked for another worker, or whose lane
-hangs, takes no more jobs, answers those that it holds, and ends the process.
+The SDK also never ends a worker by itself. Here one whose job asked for another worker, or whose
+lane hangs, takes no more jobs, answers those that it holds, and ends the process.
 """
 
 import asyncio
@@ -102,6 +102,9 @@ class Scaler(rp_scale.JobScaler):  # type: ignore[misc]
         asyncio.get_running_loop().set_default_executor(threads)
         timekeeper = asyncio.create_task(self._end_in_time())
         await super().run()
+        # An edit that was stopped may yet turn out to hang.
+        while self._lane.busy and not self._lane.closed:  # noqa: ASYNC110 - a thread's to change
+            await asyncio.sleep(MOMENT)
         timekeeper.cancel()
         if self._must_be_replaced or self._lane.closed:
             end_process()

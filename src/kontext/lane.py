@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from kontext.errors import Cancelled, ProcessExit, WorkerEnding
 
@@ -55,8 +55,14 @@ class Lane:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gpu-lane")
         self._stop_seconds = stop_seconds
         self._waiting: set[asyncio.Future[None]] = set()
+        self._unfinished: set[concurrent.futures.Future[Any]] = set()
         self.closed = False
         self.on_hung: Callable[[], None] = lambda: None
+
+    @property
+    def busy(self) -> bool:
+        """Whether the thread has work, be it stopped or not."""
+        return bool(self._unfinished)
 
     async def run(self, work: Callable[[Stop], T]) -> T:
         """Wait for the lane, run `work` on it and return its result.
@@ -72,6 +78,8 @@ class Lane:
             raise WorkerEnding(WorkerEnding.example)
         stop, loop = Stop(), asyncio.get_running_loop()
         running = self._thread.submit(carrying(work), stop)
+        self._unfinished.add(running)
+        running.add_done_callback(self._unfinished.discard)
         outcome, closing = asyncio.wrap_future(running), loop.create_future()
         self._waiting.add(closing)
         try:
