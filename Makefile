@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 
-.PHONY: run serve test lint format docs lock stand-in image-check clean help
+.PHONY: run serve test lint format docs lock stand-in reference-check image-check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,14 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 
 stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
 	$(BIN)/python builder/stand_in/train.py
+
+# The checkout is the caller's, and needs einops, which nothing else here does.
+EINOPS := build/einops-0.8.2
+reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
+	PYTHONPATH=$(EINOPS) $(BIN)/python builder/reference_check/check.py "$(BFL)"
+
+$(EINOPS):
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2
 
 image-check:  ## build the image's steps without a registry (Debian, root, buildah)
 	builder/image-check.sh
