@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 
-.PHONY: run serve test lint format docs lock stand-in codegen-check image-check clean help
+.PHONY: run serve test lint format docs lock stand-in codegen-check reference-check image-check
+.PHONY: clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +51,14 @@ stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
 
 codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
 	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
+
+# The checkout is the caller's, and needs einops, which nothing else here does.
+EINOPS := build/einops-0.8.2
+reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
+	PYTHONPATH=$(EINOPS) $(BIN)/python builder/reference_check/check.py "$(BFL)"
+
+$(EINOPS):
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2
 
 image-check: codegen-check  ## build the image's steps without a registry (Debian, root, buildah)
 	builder/image-check.sh

@@ -54,7 +54,7 @@ async def _measure(jobs: int, directory: Path) -> dict[str, float]:
     with embedded_bucket.serve(directory / "bucket") as bucket:
         environment = {
             **os.environ,
-            "MIN_GENERATION_MEGAPIXELS": "0",
+            "MIN_GENERATION_MEGAPIXELS": "0",  # the size that is named above, not a larger one
             **bucket,
             "STAND_IN": "model,safety",
             "OMP_NUM_THREADS": "1",

@@ -46,5 +46,5 @@ def _pipelines_mu(tokens: int) -> float:
     return _FIRST_MU + slope * (tokens - _FIRST_TOKENS)
 
 
-def _shifted(level: float, mu: float) -> float:
-    return math.exp(mu) / (math.exp(mu) + 1 / level - 1)
+def _shifted(level: float, shift: float) -> float:
+    return math.exp(shift) / (math.exp(shift) + 1 / level - 1)
