@@ -9,8 +9,10 @@ from checkout import Reference
 from diffusers import FluxKontextPipeline
 from PIL import Image
 
+from kontext import acceleration
 from kontext.edit import Edit
 from kontext.editor import Editor
+from kontext.mode import EXACT
 from kontext.model import Model
 
 Fault = Literal["reference ids on another axis", "mu counts the reference", "guidance off by 0.25"]
@@ -34,6 +36,7 @@ class Ours:
     """The project's path, watched at the scheduler and at the decoder."""
 
     def __init__(self, pipeline: FluxKontextPipeline) -> None:
+        acceleration.prepare(pipeline, EXACT)
         self._editor = Editor(Model(pipeline, "reference check", "none"), true_cfg_scale=4.0)
         self._seen: dict[str, torch.Tensor] = {}
         self._step = pipeline.scheduler.step
