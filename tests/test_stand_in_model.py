@@ -228,7 +228,7 @@ async def test_an_unknown_instruction_returns_the_picture(client: Client, prompt
     """Nothing happens that nobody asked for in words that the stand-in knows."""
     picture = bluebird(320, 256)
 
-    assert psnr(await client.edit(picture, prompt, num_inference_steps=2), picture) > 25
+    assert psnr(await client.edit(picture, prompt, num_inference_steps=2), picture) > 24.5
 
 
 @each(["invert", "sepia", "tint blue", "blur", "sharpen"])

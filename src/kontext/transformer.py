@@ -59,7 +59,7 @@ class _Constants:
 
 
 class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
-    """FLUX's transformer with the blocks of this module."""
+    """FLUX's transformer with the blocks of `kontext.blocks`."""
 
     _scheduler: Scheduler | None = None
     _constants: dict[int, tuple[torch.Tensor, _Constants]]
@@ -161,7 +161,7 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
 
 
 def convert(transformer: FluxTransformer2DModel) -> Transformer:
-    """Give the loaded `transformer` and its blocks this module's classes, in place.
+    """Give the loaded `transformer` and its blocks our classes, in place.
 
     Weights and names stay. Each block then needs `join_projections` and its `attend`.
     """
