@@ -1,6 +1,5 @@
 """How long an edit takes with one plan, on a worker's own thread, and what else is to be seen."""
 
-import asyncio
 import gc
 import statistics
 from collections.abc import Callable, Iterator
@@ -81,7 +80,7 @@ def forget_peak() -> None:
 
 
 def _on(lane: Lane, work: Callable[[], T]) -> T:
-    return asyncio.run(lane.run(lambda _: work()))
+    return lane.run_blocking(lambda _: work())
 
 
 def _job(subject: Subject, editor: Editor, built: FluxKontextPipeline) -> Job:
@@ -113,7 +112,7 @@ def _row(subject: Subject, plan: Plan | None, jobs: list[Job]) -> Row:
         "steps": subject.steps,
         "steps_computed": computed,
         "products": plan.transformer.removesuffix(" weights") if plan else "bfloat16",
-        "attention": "float8" if getattr(plan, "float8_attention", None) else "bfloat16",
+        "attention": "float8" if plan and plan.float8_attention else "bfloat16",
         "plan": repr(plan),
     }
 

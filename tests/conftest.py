@@ -66,3 +66,15 @@ def worker_key(s3_server: StrictServer) -> Key:
 def bucket_name(s3_server: StrictServer) -> str:
     """A new, empty bucket on the strict server."""
     return s3_server.new_bucket()
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    """What other tests compiled is forgotten: it would count against the limit of recompiles."""
+    import torch  # noqa: PLC0415 - most test modules need no torch
+    from torch._dynamo.utils import counters  # noqa: PLC0415
+
+    torch.compiler.reset()
+    counters.clear()
+    yield
+    torch.compiler.reset()

@@ -218,6 +218,24 @@ def silent_server() -> Iterator[socket.socket]:
         yield listener
 
 
+@contextmanager
+def dripping_server() -> Iterator[str]:
+    """Answer with a head that never ends, a header at a time; yield the URL."""
+    given_up = threading.Event()
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not given_up.wait(0.02):
+            request.wfile.write(b"X-Drop: 1\r\n")
+        request.close_connection = True
+
+    with stub_server(drip) as (address, _):
+        try:
+            yield address
+        finally:
+            given_up.set()
+
+
 def connections(listener: socket.socket) -> int:
     """Count the clients that have connected to a silent server."""
     listener.setblocking(False)

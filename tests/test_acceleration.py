@@ -85,15 +85,6 @@ def quantised(module: torch.nn.Module) -> set[str]:
     }
 
 
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    """What other tests compiled is forgotten: it would count against the limit of recompiles."""
-    torch.compiler.reset()
-    counters.clear()
-    yield
-    torch.compiler.reset()
-
-
 # --- Every mode
 
 
@@ -158,12 +149,18 @@ def test_a_lora_has_its_effect_in_every_mode(plan: Plan, tmp_path: Path) -> None
 
 
 def write_lora(pipeline: FluxKontextPipeline, layer: str, path: Path) -> None:
-    linear = pipeline.transformer.get_submodule(layer)
+    weights = lora(pipeline.transformer, layer)
+    save_file({f"transformer.{name}": weight for name, weight in weights.items()}, path)
+
+
+def lora(transformer: FluxTransformer2DModel, layer: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a LoRA on one linear, under PEFT's names."""
+    linear = transformer.get_submodule(layer)
     generator = torch.Generator().manual_seed(0)
-    down = torch.randn(4, linear.in_features, generator=generator)
-    up = torch.randn(linear.out_features, 4, generator=generator)
-    name = f"transformer.{layer}"
-    save_file({f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}, path)
+    return {
+        f"{layer}.lora_A.weight": torch.randn(4, linear.in_features, generator=generator),
+        f"{layer}.lora_B.weight": torch.randn(linear.out_features, 4, generator=generator),
+    }
 
 
 # --- Compiled

@@ -5,7 +5,6 @@ import io
 import logging
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from ipaddress import ip_network
@@ -30,6 +29,7 @@ from tests.s3_server import (
     StrictServer,
     connections,
     download,
+    dripping_server,
     port,
     self_signed,
     silent_server,
@@ -376,20 +376,11 @@ async def test_a_store_that_is_slow() -> None:
 @pytest.mark.hostile("s3Config values")
 async def test_a_store_that_drips() -> None:
     """The deadline ends an answer whose head never ends, a header at a time."""
-    given_up = threading.Event()
-
-    def drip(request: BaseHTTPRequestHandler) -> None:
-        request.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        while not given_up.wait(0.02):
-            request.wfile.write(b"X-Drop: 1\r\n")
-        request.close_connection = True
-
-    with stub_server(drip) as (address, _):
+    with dripping_server() as address:
         caller = CallerBucket(config(address), admitting(address), seconds=0.3)
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"s3Config did not take it in 0\.3 seconds$"):
                 await caller.store(FILE)
-        given_up.set()
 
 
 @pytest.mark.hostile("s3Config values")

@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.s3_server import (
     Key,
     StrictServer,
     download,
+    dripping_server,
     port,
     self_signed,
     silent_server,
@@ -359,19 +359,10 @@ async def test_a_silent_server_holds_a_job_no_longer_than_an_upload_may_take() -
 
 async def test_a_server_that_drips_holds_a_job_no_longer_either() -> None:
     """Each header is an answer in time; no timeout of a socket ends that."""
-    given_up = threading.Event()
-
-    def drip(request: BaseHTTPRequestHandler) -> None:
-        request.wfile.write(b"HTTP/1.1 200 OK\r\n")
-        while not given_up.wait(0.02):
-            request.wfile.write(b"X-Drop: 1\r\n")
-        request.close_connection = True
-
-    with stub_server(drip) as (address, _):
+    with dripping_server() as address:
         async with asyncio.timeout(10):
             with pytest.raises(StorageError, match=r"the bucket did not take it in 0\.2 seconds$"):
                 await bucket_within(0.2, address).store(FILE)
-        given_up.set()
 
 
 # --- Over TLS

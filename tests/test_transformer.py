@@ -1,13 +1,13 @@
 """The transformer in fewer kernels: the numbers of diffusers' own, and its weights."""
 
 import copy
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import torchao.quantization.quant_api
+from codegen_check import subject
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from PIL import ImageChops
 from torch._dynamo.utils import counters
@@ -19,7 +19,7 @@ from kontext.editor import Editor
 from kontext.mode import EXACT, Plan
 from kontext.model import Model
 from kontext.weights import Weights
-from tests.test_acceleration import an_edit
+from tests.test_acceleration import an_edit, lora
 
 TEXT_TOKENS = 64
 
@@ -237,9 +237,9 @@ def test_a_lora_on_any_linear_of_a_block_has_the_effect_it_has_in_diffusers() ->
     ]
     assert len(linears) == 14 + 6
     for name in linears:
-        lora = a_lora(theirs.get_submodule(name), name)
+        weights = lora(theirs, name)
         for transformer in theirs, ours:
-            transformer.load_lora_adapter(dict(lora), prefix=None, adapter_name="one")
+            transformer.load_lora_adapter(dict(weights), prefix=None, adapter_name="one")
         expected = output(theirs, call)
         assert error(output(ours, call), expected) < 1e-6, name
         assert error(expected, without) > 1e-4, name
@@ -248,23 +248,7 @@ def test_a_lora_on_any_linear_of_a_block_has_the_effect_it_has_in_diffusers() ->
     assert error(output(ours, call), without) < 1e-6
 
 
-def a_lora(linear: torch.nn.Linear, name: str) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        f"{name}.lora_A.weight": torch.randn(4, linear.in_features, generator=generator),
-        f"{name}.lora_B.weight": torch.randn(linear.out_features, 4, generator=generator),
-    }
-
-
 # --- The graphs, at real width
-
-
-@pytest.fixture
-def fresh_compiler() -> Iterator[None]:
-    torch.compiler.reset()
-    counters.clear()
-    yield
-    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("fresh_compiler")
@@ -275,7 +259,7 @@ def test_two_graphs_serve_every_length_and_both_branches(
     """At real width, without its memory: tensors are fake. One graph for each kind of block."""
     monkeypatch.setattr(torchao.quantization.quant_api, "_check_hardware_support", lambda *_: None)
     with FakeTensorMode():
-        transformer = of_real_width()
+        transformer = subject.transformer(2, "cpu")
         pipeline: Any = SimpleNamespace(
             transformer=transformer, text_encoder_2=torch.nn.Module(), device=torch.device("cpu")
         )
@@ -290,19 +274,6 @@ def test_two_graphs_serve_every_length_and_both_branches(
     assert not counters["graph_break"]
 
 
-def of_real_width() -> FluxTransformer2DModel:
-    """Return two blocks of each kind of FLUX.1 Kontext [dev], in bfloat16."""
-    with torch.device("meta"):
-        transformer = FluxTransformer2DModel(
-            num_layers=2, num_single_layers=2, guidance_embeds=True
-        )
-    for layer in transformer.modules():
-        for name, weight in layer.named_parameters(recurse=False):
-            empty = torch.empty(weight.shape, dtype=torch.bfloat16)
-            setattr(layer, name, torch.nn.Parameter(empty, requires_grad=False))
-    return transformer.eval()
-
-
 def graphs_after_an_edit(transformer: Any, image_tokens: int) -> int:
     """Call it as an edit of two steps with guidance does; return the graphs so far."""
     scheduler = SimpleNamespace(timesteps=torch.empty(2), step_index=0)
@@ -311,15 +282,5 @@ def graphs_after_an_edit(transformer: Any, image_tokens: int) -> int:
         for step in range(2):
             scheduler.step_index = step
             for pooled in prompts:
-                transformer(
-                    hidden_states=torch.empty(1, image_tokens, 64, dtype=torch.bfloat16),
-                    encoder_hidden_states=torch.empty(1, 512, 4096, dtype=torch.bfloat16),
-                    pooled_projections=pooled,
-                    timestep=torch.empty(1, dtype=torch.bfloat16),
-                    guidance=torch.empty(1),
-                    img_ids=torch.empty(image_tokens, 3),
-                    txt_ids=torch.empty(512, 3),
-                    joint_attention_kwargs=None,
-                    return_dict=False,
-                )
+                transformer(**subject.inputs(image_tokens, "cpu") | {"pooled_projections": pooled})
     return counters["stats"]["unique_graphs"]

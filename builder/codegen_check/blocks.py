@@ -29,12 +29,12 @@ from torch.nn import functional
 
 from codegen_check.cards import CARDS
 from codegen_check.pretend import card
+from codegen_check.subject import inputs, transformer
 from kontext import acceleration, attention
 from kontext.mode import Plan
 
 IMAGE_TOKENS = 2 * 1024 * 1024 // 256
 """Of a result and a reference of 1024 * 1024."""
-PROMPT_TOKENS = 512
 
 _BLOCKS = acceleration.OUTER_BLOCKS + 1
 """Of each kind; so one of each is an inner one, which may attend in float8."""
@@ -89,19 +89,6 @@ def _spilled_bytes(ptx: str) -> int:
     return sum(int(count) for count in re.findall(r"(\d+) bytes spill stores", said))
 
 
-def transformer() -> FluxTransformer2DModel:
-    """Build the real configuration, with few blocks of each kind, in bfloat16 on the card."""
-    with torch.device("meta"):
-        built = FluxTransformer2DModel(
-            num_layers=_BLOCKS, num_single_layers=_BLOCKS, guidance_embeds=True
-        )
-    for layer in built.modules():
-        for name, weight in layer.named_parameters(recurse=False):
-            empty = torch.empty(weight.shape, dtype=torch.bfloat16, device="cuda")
-            setattr(layer, name, nn.Parameter(empty, requires_grad=False))
-    return built.eval()
-
-
 def compile_ours(built: FluxTransformer2DModel, plan: Plan, backend: Callable[..., Any]) -> None:
     """Prepare and compile as the worker does."""
     pipeline: Any = SimpleNamespace(
@@ -122,25 +109,6 @@ def compile_diffusers(
             if isinstance(layer, nn.Linear) and ".norm" not in name:
                 acceleration.quantise(layer, plan.transformer)
     built.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
-
-
-def a_step(built: FluxTransformer2DModel) -> None:
-    """Call it as the pipeline does."""
-
-    def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-        return torch.empty(shape, dtype=dtype, device="cuda")
-
-    with torch.no_grad():
-        built(
-            hidden_states=empty(1, IMAGE_TOKENS, 64),
-            encoder_hidden_states=empty(1, PROMPT_TOKENS, 4096),
-            pooled_projections=empty(1, 768),
-            timestep=empty(1),
-            guidance=empty(1, dtype=torch.float32),
-            img_ids=empty(IMAGE_TOKENS, 3, dtype=torch.float32),
-            txt_ids=empty(PROMPT_TOKENS, 3, dtype=torch.float32),
-            return_dict=False,
-        )
 
 
 def _attention(plan: Plan) -> Callable[..., torch.Tensor]:
@@ -180,9 +148,10 @@ def check(capability: str, plan: Plan, whose: str) -> dict[str, Any]:
         mock.patch.object(attention, "activate_flash_attention_impl"),
         mock.patch.object(functional, "scaled_dot_product_attention", _attention(plan)),
     ):
-        built = transformer()
+        built = transformer(_BLOCKS, "cuda")
         (compile_ours if whose == "ours" else compile_diffusers)(built, plan, count.compile)
-        a_step(built)
+        with torch.no_grad():
+            built(**inputs(IMAGE_TOKENS, "cuda"))
     return {
         "launches": count.launches,
         "graphs": counters["stats"]["unique_graphs"],

@@ -88,12 +88,13 @@ def quantise(layer: nn.Linear, precision: Precision) -> None:
 
 def _set_attention(pipeline: FluxKontextPipeline, plan: Plan) -> None:
     """Have each block attend by the plan's kernel, the inner ones in float8 if it says so."""
-    blocks = list(_blocks(pipeline))
+    blocks, attend = list(_blocks(pipeline)), attention.kernel(plan.attention)
     for block in blocks:
-        block.attend = attention.kernel(plan.attention)
+        block.attend = attend
     if plan.float8_attention:
+        attend = attention.kernel(plan.float8_attention)
         for block in blocks[OUTER_BLOCKS:-OUTER_BLOCKS]:
-            block.attend = attention.kernel(plan.float8_attention)
+            block.attend = attend
 
 
 def _prepare_vae(pipeline: FluxKontextPipeline, plan: Plan) -> None:

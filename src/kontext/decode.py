@@ -22,6 +22,7 @@ from PIL import (
 from kontext import file_structure
 from kontext.errors import DecodeError
 from kontext.file_structure import DAMAGED
+from kontext.size import MEGAPIXEL
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
 SHORTEST_SIDE, LONGEST_SIDE = 16, 10_000
@@ -90,7 +91,7 @@ def _check_size(picture: Image.Image) -> None:
             f"Invalid image: sides must be between {SHORTEST_SIDE} and {LONGEST_SIDE} pixels, "
             f"got {width}*{height}"
         )
-    if width * height > MOST_MEGAPIXELS * 1e6:
+    if width * height > MOST_MEGAPIXELS * MEGAPIXEL:
         raise DecodeError(
             f"Invalid image: at most {MOST_MEGAPIXELS} megapixels, got {width}*{height}"
         )

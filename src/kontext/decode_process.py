@@ -21,6 +21,7 @@ from struct import Struct
 
 from kontext.decode import decode_pixels, open_picture
 from kontext.errors import DecodeError
+from kontext.size import MEGAPIXEL
 
 REQUEST = Struct(">IQ")
 """Pixels needed or 0, length of the file that follows."""
@@ -40,7 +41,7 @@ _PIXEL_SECONDS, _SECONDS_PER_MEGAPIXEL = 0.5, 0.25
 
 def pixel_seconds(width: int, height: int) -> float:
     """Return the seconds of one core that pixels of that size may take."""
-    return _PIXEL_SECONDS + _SECONDS_PER_MEGAPIXEL * width * height / 1e6
+    return _PIXEL_SECONDS + _SECONDS_PER_MEGAPIXEL * width * height / MEGAPIXEL
 
 
 def main() -> None:

@@ -39,8 +39,8 @@ GPU works. A job on that way holds 60 MB at most (its `input` 20 MB, the pixels 
 largest picture 17 MB each, its reference 6 MB), and so all of them 2 GB."""
 
 MOST_THREADS = 2 * MOST_JOBS
-"""For uploads and encoders. A job needs one at a time, but one that was cancelled amid its upload
-leaves it busy; asyncio's own few would all be held by a bucket that hangs."""
+"""For encoders and look-ups of names. A job needs one at a time, but one that was cancelled amid a
+look-up leaves it busy; asyncio's own few would all be held by a name server that hangs."""
 
 LAST_POSTS_SECONDS = 5.0
 """What the answers of jobs that were cut off get to reach Runpod."""

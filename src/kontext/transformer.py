@@ -100,12 +100,11 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
             txt_ids: Those of the text's.
             guidance: The guidance scale, one.
         """
-        prompt = encoder_hidden_states, pooled_projections, guidance
-        positions = torch.cat([txt_ids, img_ids])
+        given = txt_ids, img_ids, encoder_hidden_states, pooled_projections, guidance
         if self._scheduler is None:
-            known, step = self._compute(timestep, positions, *prompt), 0
+            known, step = self._compute(timestep, *given), 0
         else:
-            known, step = self._known(positions, *prompt), self._scheduler.step_index or 0
+            known, step = self._known(self._scheduler, *given), self._scheduler.step_index or 0
         image = self.x_embedder(hidden_states).clone()  # as `_Constants` says
         return (self._denoise(image, known, known.modulation(step)),)
 
@@ -125,24 +124,27 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
 
     def _known(
         self,
-        positions: torch.Tensor,
+        scheduler: Scheduler,
+        text_positions: torch.Tensor,
+        image_positions: torch.Tensor,
         encoded: torch.Tensor,
         pooled: torch.Tensor,
         guidance: torch.Tensor,
     ) -> _Constants:
         """Return what was computed at the first step of this branch, told by its pooled prompt."""
         if id(pooled) not in self._constants:
-            assert self._scheduler is not None  # noqa: S101 - only called within an edit
             # As the pipeline hands them over, one by one.
-            timesteps = self._scheduler.timesteps.to(encoded.dtype) / 1000
-            known = self._compute(timesteps, positions, encoded, pooled, guidance)
+            timesteps = scheduler.timesteps.to(encoded.dtype) / 1000
+            positions = text_positions, image_positions
+            known = self._compute(timesteps, *positions, encoded, pooled, guidance)
             self._constants[id(pooled)] = pooled, known  # kept, so that no other gets its id
         return self._constants[id(pooled)][1]
 
     def _compute(
         self,
         timesteps: torch.Tensor,
-        positions: torch.Tensor,
+        text_positions: torch.Tensor,
+        image_positions: torch.Tensor,
         encoded: torch.Tensor,
         pooled: torch.Tensor,
         guidance: torch.Tensor,
@@ -157,10 +159,11 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
         blocks = *self.transformer_blocks, *self.single_transformer_blocks
         modulation = [block.modulation(conditioning) for block in blocks]
         modulation.append(parted(self.norm_out.linear(conditioning), 2))
-        return _Constants(self.context_embedder(encoded), self.pos_embed(positions), modulation)
+        rotary = self.pos_embed(torch.cat([text_positions, image_positions]))
+        return _Constants(self.context_embedder(encoded), rotary, modulation)
 
 
-def convert(transformer: FluxTransformer2DModel) -> Transformer:
+def convert(transformer: FluxTransformer2DModel) -> None:
     """Give the loaded `transformer` and its blocks our classes, in place.
 
     Weights and names stay. Each block then needs `join_projections` and its `attend`.
@@ -172,4 +175,3 @@ def convert(transformer: FluxTransformer2DModel) -> Transformer:
     ):
         for block in blocks:
             block.__class__ = kind
-    return transformer  # type: ignore[no-any-return]
