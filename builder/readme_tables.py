@@ -8,26 +8,26 @@ from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
-from kontext.data_url import MEGABYTE
-from kontext.decode import (
+from kontext.contract.request import LONGEST_PROMPT, EditRequest
+from kontext.contract.size import DEFAULT_SIDES
+from kontext.images.data_url import MEGABYTE
+from kontext.images.decode import (
     FORMATS,
     LONGEST_SIDE,
     MOST_MEGAPIXELS,
     SHORTEST_SIDE,
 )
-from kontext.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
-from kontext.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
-from kontext.mode import Card, choose, holdable, peak, weights
-from kontext.request import LONGEST_PROMPT, EditRequest
-from kontext.settings import DEFAULT_SIDES, Settings
-from kontext.source import FetchLimits
+from kontext.images.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
+from kontext.images.fetch import FetchLimits
+from kontext.images.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
+from kontext.inference.mode import Card, choose, holdable, peak, weights
+from kontext.settings import Settings
 
 
 def contract() -> str:
     """Return a row for each field of `input`."""
-    schema = EditRequest.model_json_schema()["properties"]
     rows = [
-        (f"`{name}`", schema[name]["type"], _default(field), f"{field.description}{_range(field)}")
+        (f"`{name}`", _json_type(name), _default(field), f"{field.description}{_range(field)}")
         for name, field in EditRequest.model_fields.items()
     ]
     return _table(("Field", "Type", "Default", "Meaning"), rows)
@@ -74,7 +74,7 @@ def failures() -> str:
         errors.InvalidRequest,
         errors.FetchError,
         errors.DecodeError,
-        errors.UnsafePicture,
+        errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
         errors.WorkerEnding,
@@ -109,6 +109,14 @@ def limits() -> str:
         ("Ports of URLs", ", ".join(map(str, sorted(policy.allowed_ports)))),
     ]
     return _table(("Limit", "Value"), rows)
+
+
+def _json_type(name: str) -> str:
+    schema = EditRequest.model_json_schema()
+    field = schema["properties"][name]
+    if "$ref" in field:
+        field = schema["$defs"][field["$ref"].rpartition("/")[2]]
+    return str(field["type"])
 
 
 def _default(field: FieldInfo) -> str:

@@ -7,7 +7,7 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
-from kontext.request import EditRequest
+from kontext.contract.request import EditRequest
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
