@@ -13,7 +13,7 @@ PAGES := README.md $(wildcard docs/*.md)
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-run: $(VENV)/installed  ## edit a picture, from job to saved file
+run: $(VENV)/installed  ## edit an image, from job to saved file
 	@$(BIN)/python -m kontext.demo
 
 PORT ?= 8000
@@ -48,7 +48,7 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
 
 stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
-	$(BIN)/python builder/stand_in/train.py
+	PYTHONPATH=benchmarks $(BIN)/python builder/stand_in/train.py
 
 codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
 	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
@@ -56,7 +56,7 @@ codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no 
 # The checkout is the caller's, and needs einops, which nothing else here does.
 EINOPS := build/einops-0.8.2
 reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
-	PYTHONPATH=$(EINOPS) $(BIN)/python builder/reference_check/check.py "$(BFL)"
+	PYTHONPATH=$(EINOPS):benchmarks $(BIN)/python builder/reference_check/check.py "$(BFL)"
 
 $(EINOPS):
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2

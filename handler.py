@@ -4,9 +4,10 @@ import os
 import sys
 from pathlib import Path
 
-from kontext import logs, prefetch
+from kontext import logs
 from kontext.errors import SettingsError
 from kontext.settings import Settings
+from kontext.startup import read_ahead
 
 
 def main() -> None:
@@ -18,18 +19,18 @@ def main() -> None:
         if "RUNPOD_WEBHOOK_GET_JOB" in os.environ:
             _refuse(error)
         sys.exit(f"The worker cannot start: {error}")
-    prefetch.start(settings)
-    from kontext import serverless
+    read_ahead.start(settings)
+    from kontext.serverless import sdk
 
-    serverless.start(settings, Path(__file__).with_name("test_input.json"))
+    sdk.start(settings, Path(__file__).with_name("test_input.json"))
 
 
 def _refuse(error: SettingsError) -> None:
     """Have the SDK tell Runpod and a waiting caller, and end the process."""
     os.environ["RUNPOD_LOG_LEVEL"] = "ERROR"  # which may be what is wrong: the SDK would die of it
-    from kontext import serverless
+    from kontext.serverless import sdk
 
-    serverless.refuse(error)
+    sdk.refuse(error)
 
 
 # Guarded: Python 3.14 imports the main module again in the SDK's heartbeat process.

@@ -37,11 +37,11 @@ pipeline = FluxKontextPipeline.from_pretrained(sys.argv[1], dtype=torch.bfloat16
 
 OURS = f"""
 import sys
-from kontext import prefetch
+from kontext.startup import read_ahead
 from kontext.settings import Settings
-prefetch.start(Settings.load(model_path=sys.argv[1]))
-prefetch.import_model()
-from kontext import model, weights
+read_ahead.start(Settings.load(model_path=sys.argv[1]))
+read_ahead.import_model()
+from kontext.inference import model, weights
 pipeline = model.load("synthetic", weights.find("", sys.argv[1]), device="cpu").pipeline
 {_TOUCH}
 """
@@ -49,21 +49,21 @@ pipeline = model.load("synthetic", weights.find("", sys.argv[1]), device="cpu").
 READ = """
 import sys
 from pathlib import Path
-from kontext import page_cache
-from kontext.weights import Weights
+from kontext.startup import page_cache
+from kontext.inference.weights import Weights
 page_cache.read(Weights(Path(sys.argv[1]), "").files)
 """
 
 SIDE_BY_SIDE = """
 import sys
-from kontext import prefetch
+from kontext.startup import read_ahead
 from kontext.settings import Settings
-reading = prefetch.start(Settings.load(model_path=sys.argv[1]))
-prefetch.import_model()
+reading = read_ahead.start(Settings.load(model_path=sys.argv[1]))
+read_ahead.import_model()
 reading.join()
 """
 
-REQUEST = "import kontext.request"
+REQUEST = "import kontext.contract.request"
 
 
 def main() -> None:
@@ -94,11 +94,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def build(path: str, gigabytes: float) -> None:
     """Write the checkpoint: 70 % transformer in shards, 28 % T5, as the real one, CLIP and VAE."""
+    import random_model
     import torch
     from diffusers import FluxTransformer2DModel
     from transformers import T5Config, T5EncoderModel
-
-    from kontext import random_model
 
     torch.manual_seed(0)
     pipeline = random_model.pipeline()
@@ -160,7 +159,7 @@ def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
         f"| both, side by side, and nothing else | {median['side by side']:.2f} |\n"
         f"| ready, plain `from_pretrained` | {median['plain']:.2f} |\n"
         f"| ready, ours | {median['ours']:.2f} |\n"
-        f"| `kontext.request` imported | {median['request']:.2f} |"
+        f"| `kontext.contract.request` imported | {median['request']:.2f} |"
     )
     found = {
         "ready_s": round(median["ours"], 3),

@@ -27,14 +27,17 @@ from botocore.config import Config
 from PIL import Image
 from ssrfguard import Policy
 
-from kontext import embedded_bucket, reference
-from kontext.decoders import MOST_PICTURES, decode_apart
-from kontext.output import Provenance, encode
+from kontext.contract.output_format import OutputFormat
+from kontext.contract.size import Size
+from kontext.images import reference
+from kontext.images.decode_pool import MOST_PICTURES, decode_in_process
+from kontext.images.encode import encode
+from kontext.images.fetch import ImageFetcher
+from kontext.images.provenance import Provenance
 from kontext.settings import Settings
-from kontext.size import Size
-from kontext.source import Source
-from kontext.storage import Bucket
-from kontext.stored_file import StoredFile
+from kontext.storage import embedded_bucket
+from kontext.storage.base import StoredFile
+from kontext.storage.bucket import Bucket
 
 TARGET = Size(1024, 1024)
 PHOTOGRAPHS = {"1024*1024": Size(1024, 1024), "12 MP": Size(4000, 3000)}
@@ -59,15 +62,15 @@ class Ours:
         self._bucket = bucket
         loopback = (ip_network("127.0.0.0/8"),)
         ports = frozenset({urlsplit(url).port or 80})
-        self._source = Source(Policy(allowed_networks=loopback, allowed_ports=ports))
+        self._fetcher = ImageFetcher(Policy(allowed_networks=loopback, allowed_ports=ports))
 
     async def fetch(self, url: str) -> bytes:
         """Return the photograph's file."""
-        return await self._source.content(url)
+        return await self._fetcher.content(url)
 
     async def decode(self, content: bytes) -> Image.Image:
         """Return its pixels."""
-        return await asyncio.to_thread(decode_apart, content, TARGET.area)
+        return await asyncio.to_thread(decode_in_process, content, TARGET.area)
 
     async def fit(self, photograph: Image.Image) -> Image.Image:
         """Return the reference."""
@@ -75,7 +78,7 @@ class Ours:
 
     async def encode(self, result: Image.Image) -> bytes:
         """Return the result's file."""
-        return await asyncio.to_thread(encode, result, "png", PROVENANCE)
+        return await asyncio.to_thread(encode, result, OutputFormat.PNG, PROVENANCE)
 
     async def store(self, content: bytes) -> object:
         """Return its link."""
@@ -225,9 +228,9 @@ def _photograph(size: Size) -> Image.Image:
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 
 
-def _saved(picture: Image.Image, file_format: str, **options: int) -> bytes:
+def _saved(image: Image.Image, file_format: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
+    image.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 

@@ -5,7 +5,7 @@ The pipeline has FLUX.1 Kontext [dev]'s real configuration and random weights. T
     rates      the transformer's products and attention, bare: what the card itself can do
     speed      each plan, 1024*1024 with a reference; a profile of `fast`; eager diffusers last
     accuracy   each plan beside float32, at real width and reduced depth
-    boot       process start to first picture, beside plain `from_pretrained`; writes 34 GB
+    boot       process start to first image, beside plain `from_pretrained`; writes 34 GB
 
 Every figure is written to the JSON file as soon as it is known, and a file that is there is added
 to. So a call that is cut off loses nothing, and a second one can measure what was left out:

@@ -6,7 +6,6 @@ Random weights understate the errors: real activations have outliers, which 8 bi
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from gpu_subject import TRUE_CFG_SCALE, Subject
 from gpu_watch import Watch, relative_error
 from real_size import REDUCED
 
-from kontext.editor import Editor
-from kontext.model import Model
+from kontext.inference.editor import Editor
+from kontext.inference.model import Model
 
 _GUIDANCE = 2.496
 """The transformer embeds 1000 times this: 2496, which bfloat16 has; it would make 2496 of 2500."""
@@ -52,7 +51,7 @@ def _watched(subject: Subject, pipeline: FluxKontextPipeline, editor: Editor) ->
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, subject.size.area // 256, 64, generator=generator)
     with _beginning_with(noise, pipeline), watch.watching():
-        editor.edit(replace(subject.edit(), guidance=_GUIDANCE), lambda _: None)
+        editor.edit(subject.edit(guidance=_GUIDANCE), lambda _: None)
     return watch
 
 

@@ -1,4 +1,4 @@
-"""From process start to the first picture: `handler.py` itself, beside plain `from_pretrained`.
+"""From process start to the first image: `handler.py` itself, beside plain `from_pretrained`.
 
 The checkpoint is written to the disk, 34 GB, and taken out of the page cache before each start.
 Ours starts twice: with nothing compiled yet, and with what the first start has left in
@@ -23,7 +23,7 @@ from gpu_subject import Subject
 from PIL import Image
 from real_size import FULL
 
-from kontext.weights import Weights
+from kontext.inference.weights import Weights
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
@@ -37,8 +37,8 @@ from diffusers import FluxKontextPipeline
 from PIL import Image
 path, device, steps, side = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 pipeline = FluxKontextPipeline.from_pretrained(path, dtype=torch.bfloat16).to(device)
-picture = Image.new("RGB", (side, side))
-found = pipeline(image=picture, prompt="x", width=side, height=side, max_area=side * side,
+image = Image.new("RGB", (side, side))
+found = pipeline(image=image, prompt="x", width=side, height=side, max_area=side * side,
                  num_inference_steps=steps, _auto_resize=False).images[0]
 found.save(sys.argv[5])
 """
@@ -72,7 +72,7 @@ def _checkpoint(subject: Subject, scratch: Path) -> Path:
 def _reading(checkpoint: Path) -> float:
     """Read the weights as the worker does, and nothing else."""
     files = [str(path) for path in Weights(checkpoint, "").files]
-    return _start(["-m", "kontext.page_cache", *files], checkpoint, os.environ.copy())
+    return _start(["-m", "kontext.startup.page_cache", *files], checkpoint, os.environ.copy())
 
 
 def _plain(subject: Subject, checkpoint: Path, scratch: Path) -> float:
@@ -94,7 +94,7 @@ def _ours(subject: Subject, checkpoint: Path, scratch: Path, start: str) -> floa
     side = max(SHORTEST_SIDE, subject.size.width)
     job = {
         "prompt": "x",
-        "image": _picture(side),
+        "image": _image(side),
         "size": f"{side}*{side}",
         "num_inference_steps": subject.steps,
     }
@@ -119,11 +119,11 @@ def _start(arguments: list[str], checkpoint: Path, environment: dict[str, str]) 
     )
     seconds = time.perf_counter() - began
     if done.returncode or (arguments[0] == "handler.py" and "image_url" not in done.stdout):
-        raise RuntimeError(f"no picture:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
+        raise RuntimeError(f"no image:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return seconds
 
 
-def _picture(side: int) -> str:
+def _image(side: int) -> str:
     file = io.BytesIO()
     Image.new("RGB", (side, side)).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -1,7 +1,7 @@
 """The plans that `benchmarks/gpu.py` measures, in the order of their value. No torch.
 
-To add one, name it here: the mode that it starts from, and what its `kontext.mode.Plan` changes.
-What this version of the worker does not have is left out, and said so.
+To add one, name it here: the mode that it starts from, and what its `kontext.inference.mode.Plan`
+changes. What this version of the worker does not have is left out, and said so.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast, get_args
 
-from kontext.mode import Card, Mode, Plan, choose
+from kontext.inference.mode import Card, Plan, choose
+from kontext.settings import Mode
 
 
 class Recipe(NamedTuple):
@@ -42,8 +43,8 @@ def find(name: str, card: Card) -> Plan | None:
     """Return the plan of that name in `PLANS`; None for `EAGER`, which has none.
 
     Raises:
-        NotMeasurableError: `kontext.mode` has no such mode or choice, or a module is missing.
-        BootError: The card cannot hold it.
+        NotMeasurableError: `kontext.inference.mode` has no such mode or choice, or a module is
+        missing. BootError: The card cannot hold it.
     """
     if name == EAGER:
         choose("exact", card)  # whose memory it needs
@@ -53,7 +54,7 @@ def find(name: str, card: Card) -> Plan | None:
     if recipe.mode not in get_args(Mode):
         missing.append(f"mode {recipe.mode}")
     if missing:
-        raise NotMeasurableError(f"kontext.mode has no {' and no '.join(missing)}")
+        raise NotMeasurableError(f"kontext.inference.mode has no {' and no '.join(missing)}")
     if recipe.needs and not find_spec(recipe.needs):
         raise NotMeasurableError(f"{recipe.needs} is not installed")
     return replace(choose(cast("Mode", recipe.mode), card), **recipe.changes)

@@ -1,6 +1,5 @@
 """Where one call of the transformer spends its time: the kernels that take the most of it."""
 
-from dataclasses import replace
 from typing import Any
 
 from diffusers import FluxKontextPipeline
@@ -8,7 +7,7 @@ from gpu_subject import Subject
 from gpu_watch import now
 from torch.profiler import ProfilerActivity, profile
 
-from kontext.editor import Editor
+from kontext.inference.editor import Editor
 
 LONGEST = 10
 
@@ -29,7 +28,7 @@ def profile_step(subject: Subject, editor: Editor, built: FluxKontextPipeline) -
         built.transformer.register_forward_hook(step.after),
     ]
     try:
-        editor.edit(replace(subject.edit(), steps=_PROFILED + 1), lambda _: None)
+        editor.edit(subject.edit(num_inference_steps=_PROFILED + 1), lambda _: None)
     finally:
         for hook in hooks:
             hook.remove()

@@ -16,10 +16,10 @@ from gpu_work import tflop_per_step
 from real_size import FULL
 from torch._dynamo.utils import counters
 
-from kontext import mode
-from kontext.editor import Editor
-from kontext.lane import Lane
-from kontext.mode import Plan
+from kontext.inference import mode
+from kontext.inference.editor import Editor
+from kontext.inference.executor import GpuExecutor
+from kontext.inference.mode import Plan
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -55,18 +55,19 @@ def speed(subject: Subject, name: str, latents: Path) -> Iterator[Finding]:
     plan = find(name, subject.card)
     device = "cpu" if plan and plan.streamed else subject.device
     built = subject.pipeline(FULL, torch.bfloat16, device)
-    editor, lane = subject.ready(built, plan), Lane()
-    _on(lane, lambda: subject.warm_up(editor))
+    editor, executor = subject.ready(built, plan), GpuExecutor()
+    _on(executor, lambda: subject.warm_up(editor))
     forget_peak()
     jobs = [
-        _on(lane, lambda: _job(subject, editor, built)) for _ in range(1 + REPEAT if plan else 1)
+        _on(executor, lambda: _job(subject, editor, built))
+        for _ in range(1 + REPEAT if plan else 1)
     ]
     yield "speed", name, _row(subject, plan, jobs)
     _keep_latents(latents, name, jobs[-1].watch.latents)
     for other, error in _errors(latents):
         yield "distance", other, {"relative_error": error}
     if plan:
-        yield "speed", name, {"recompiles": _on(lane, lambda: _recompiles(subject, editor))}
+        yield "speed", name, {"recompiles": _on(executor, lambda: _recompiles(subject, editor))}
     if name == PROFILED:
         yield "profile", name, profile_step(subject, editor, built)
 
@@ -79,8 +80,8 @@ def forget_peak() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def _on(lane: Lane, work: Callable[[], T]) -> T:
-    return lane.run_blocking(lambda _: work())
+def _on(executor: GpuExecutor, work: Callable[[], T]) -> T:
+    return executor.run_blocking(lambda _: work())
 
 
 def _job(subject: Subject, editor: Editor, built: FluxKontextPipeline) -> Job:

@@ -6,8 +6,10 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
+import random_model
 import torch
 from diffusers import FluxKontextPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -16,12 +18,13 @@ from PIL import Image
 from real_size import Depth, pipeline
 from torch.nn.attention import restore_flash_attention_impl
 
-from kontext import acceleration, mode, model, random_model
-from kontext.edit import Edit
-from kontext.editor import Editor
-from kontext.model import Model
-from kontext.size import Size
-from kontext.warm_up import warm_up
+from kontext.contract.request import EditRequest
+from kontext.contract.size import Size
+from kontext.inference import acceleration, mode, model
+from kontext.inference.edit import Edit
+from kontext.inference.editor import Editor
+from kontext.inference.model import Model
+from kontext.inference.warm_up import warm_up
 
 diffusers_logging.set_verbosity_error()  # that CLIP reads 77 tokens of a prompt is known
 
@@ -52,7 +55,7 @@ _OTHER_SIZES = (
     Size(1000, 600),
     Size(768, 1344),
 )
-"""The usual aspects, a small picture, and sides off the grid."""
+"""The usual aspects, a small image, and sides off the grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Subject:
     Attributes:
         device: Of torch.
         card: The GPU, or what stands for it.
-        size: Of the pictures.
+        size: Of the images.
         steps: Of an edit.
         backend: Of `torch.compile`.
         other_sizes: None of which may be compiled for.
@@ -128,39 +131,41 @@ class Subject:
         return Editor(Model(built, "random weights", "none", plan or mode.EXACT), TRUE_CFG_SCALE)
 
     def warm_up(self, editor: Editor) -> None:
-        """Do what a worker does before its first job; on a CPU, that with smaller pictures."""
+        """Do what a worker does before its first job; on a CPU, that with smaller images."""
         if self.device == "cuda":
             warm_up(editor)
             return
         for negative_prompt in "", "a cat":
-            once = replace(self.edit(), steps=1, negative_prompt=negative_prompt)
+            once = self.edit(num_inference_steps=1, negative_prompt=negative_prompt)
             editor.edit(once, lambda _: None)
 
-    def edit(self) -> Edit:
-        """Return the edit that is timed: a reference of the result's size, always the same."""
+    def edit(self, **fields: Any) -> Edit:  # noqa: ANN401 - any field of the contract
+        """Return the edit that is timed: a reference of the result's size, always the same.
+
+        Args:
+            fields: Of the contract, where the edit differs from the one that is timed.
+        """
         sides = self.size.height, self.size.width, 3
         noise = np.random.default_rng(0).integers(0, 256, sides, dtype=np.uint8)
-        return Edit(
-            prompt="make it night " * 36,
-            negative_prompt="",
-            reference=Image.fromarray(noise),
-            size=self.size,
-            steps=self.steps,
-            guidance=2.5,
-            seed=0,
-        )
+        timed = {
+            "prompt": "make it night " * 36,
+            "image": "data:,",
+            "num_inference_steps": self.steps,
+            "guidance": 2.5,
+        }
+        request = EditRequest(**timed | fields)
+        return Edit(request, Image.fromarray(noise), self.size, self.size, seed=0)
 
     def edits_of_other_sizes(self) -> Iterator[Edit]:
         """Yield edits of one step, each of another size, with and without negative prompt."""
         for number, size in enumerate(self.other_sizes):
-            yield replace(
-                self.edit(),
+            edit = self.edit(
                 prompt="cloud " * (1 + 2 * number),
                 negative_prompt="rain" * (number % 3 == 0),
-                reference=Image.new("RGB", (16 * (5 + number), 16 * (8 + number))),
-                size=size,
-                steps=1,
+                num_inference_steps=1,
             )
+            reference = Image.new("RGB", (16 * (5 + number), 16 * (8 + number)))
+            yield replace(edit, reference=reference, size=size, generated=size)
 
 
 def _driver() -> str:

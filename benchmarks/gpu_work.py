@@ -48,7 +48,7 @@ def tflop_per_step(width: int, height: int, references: int = 1) -> tuple[float,
     Args:
         width: Of the result, in pixels.
         height: Likewise.
-        references: Pictures of the result's area that the edit looks at.
+        references: Images of the result's area that the edit looks at.
     """
     tokens = PROMPT_TOKENS + (1 + references) * width * height // 256
     blocks = DOUBLE_BLOCKS + SINGLE_BLOCKS

@@ -21,7 +21,7 @@ INPUT = {"prompt": "x", "image": "data:,", "size": "256*256"}
 
 
 class Turn(NamedTuple):
-    """One edit on a worker's lane; seconds since the epoch."""
+    """One edit on a worker's executor; seconds since the epoch."""
 
     began: float
     ended: float
@@ -36,7 +36,7 @@ class Run(NamedTuple):
 
     @property
     def busy(self) -> float:
-        """Return the share of the time, from first to last edit, that the lane was busy."""
+        """Return the share of the time, from first to last edit, that the executor was busy."""
         worked = sum(turn.ended - turn.began for turn in self.turns)
         first, last = self.turns[0].began, max(turn.ended for turn in self.turns)
         return worked / (last - first) / len({turn.worker for turn in self.turns})
@@ -55,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=int, default=50, help="in the queue (default: 50)")
-    parser.add_argument("--gpu", type=float, default=1.0, help="seconds on the lane (default: 1)")
+    parser.add_argument(
+        "--gpu", type=float, default=1.0, help="seconds on the executor (default: 1)"
+    )
     parser.add_argument("--fetch", type=float, default=0.15, help="seconds (default: 0.15)")
     parser.add_argument("--store", type=float, default=0.2, help="seconds (default: 0.2)")
     return parser
@@ -74,7 +76,7 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
         "idle_while_waiting_s": round(_idle_while_waiting(shared), 3),
     }
     print(
-        f"| worker | jobs | lane busy |\n| --- | --- | --- |\n"
+        f"| worker | jobs | executor busy |\n| --- | --- | --- |\n"
         f"| ours | {len(paced.jobs)} | {paced.busy:.1%} |\n"
         f"| plain handler | {len(plain.jobs)} | {plain.busy:.1%} |"
     )
@@ -84,8 +86,8 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
 async def _run(arguments: argparse.Namespace, worker: str, jobs: int, workers: int) -> Run:
     """Queue the jobs, start the workers, and return when all have ended."""
     with tempfile.TemporaryDirectory() as directory:
-        lane = Path(directory, "lane")
-        each = [environment(arguments, lane)] * workers
+        executor = Path(directory, "executor")
+        each = [environment(arguments, executor)] * workers
         server = Server(Options(Path(directory, "queue"), each, HERE / worker))
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))
@@ -95,15 +97,15 @@ async def _run(arguments: argparse.Namespace, worker: str, jobs: int, workers: i
         ended = [await server.queue.finished(job_id, 600) for job_id in ids]
         stop.set()
         await running
-        turns = _turns(lane)
+        turns = _turns(executor)
         return Run(turns, [job.envelope() for job in ended if job])
 
 
-def environment(arguments: argparse.Namespace, lane: Path) -> dict[str, str]:
+def environment(arguments: argparse.Namespace, executor: Path) -> dict[str, str]:
     """Return what `paced_worker.py` and `plain_worker.py` run with, and note their turns in."""
     return {
         **os.environ,
-        "LANE": str(lane),
+        "LANE": str(executor),
         "GPU": str(arguments.gpu),
         "FETCH": str(arguments.fetch),
         "STORE": str(arguments.store),
@@ -111,13 +113,13 @@ def environment(arguments: argparse.Namespace, lane: Path) -> dict[str, str]:
     }
 
 
-def _turns(lane: Path) -> list[Turn]:
-    lines = [line.split() for line in lane.read_text().splitlines()]
+def _turns(executor: Path) -> list[Turn]:
+    lines = [line.split() for line in executor.read_text().splitlines()]
     return [Turn(float(began), float(ended), worker) for began, ended, worker in lines]
 
 
 def _idle_while_waiting(run: Run) -> float:
-    """Return the longest that a worker stood idle while a job waited for another one's lane."""
+    """Return the longest that a worker stood idle while a job waited for another one's executor."""
     longest = 0.0
     for turn in run.turns:
         for worker in {other.worker for other in run.turns} - {turn.worker}:

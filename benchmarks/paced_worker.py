@@ -1,6 +1,6 @@
-"""Our worker on the SDK's loop, with pictures, GPU and bucket that only take their time.
+"""Our worker on the SDK's loop, with images, GPU and bucket that only take their time.
 
-Each edit is a line in the file that LANE names: when it got the GPU lane and when it left it.
+Each edit is a line in the file that LANE names: when it got the GPU executor and when it left it.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from PIL import Image
 
 from kontext import logs
 from kontext.address_policy import address_policy
-from kontext.edit import Edit
-from kontext.lane import Lane
-from kontext.pace import Pace
+from kontext.images.fetch import ImageFetcher
+from kontext.inference.edit import Edit
+from kontext.inference.executor import GpuExecutor
+from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.source import Source
-from kontext.stored_file import StoredFile
+from kontext.storage.base import StoredFile
 from kontext.worker import Worker
 
 FETCH, LANE, STORE = (float(os.environ[name]) for name in ("FETCH", "GPU", "STORE"))
@@ -27,17 +27,17 @@ FETCH, LANE, STORE = (float(os.environ[name]) for name in ("FETCH", "GPU", "STOR
 STEPS = 20
 
 
-class SlowSource(Source):
-    """Every picture takes its time."""
+class SlowSource(ImageFetcher):
+    """Every image takes its time."""
 
-    async def picture(self, _url: str, _pixels: int | None = None) -> Image.Image:
-        """Return a plain picture."""
+    async def fetch(self, _url: str, _pixels: int | None = None) -> Image.Image:
+        """Return a plain image."""
         await asyncio.sleep(FETCH)
         return Image.new("RGB", (256, 256))
 
 
 class SleepingEditor:
-    """Keeps the lane for as long as an edit would."""
+    """Keeps the executor for as long as an edit would."""
 
     model, revision, mode = "fake", "0", "exact"
 
@@ -54,7 +54,7 @@ class SleepingEditor:
 class Lenient:
     """Passes everything."""
 
-    def flags(self, _picture: Image.Image) -> bool:
+    def flags(self, _image: Image.Image) -> bool:
         """Pass."""
         return False
 
@@ -69,22 +69,25 @@ class SlowStorage:
 
 
 def note(began: float) -> None:
-    """Append a turn on the lane; short lines are never torn."""
-    with Path(os.environ["LANE"]).open("a") as lane:
-        lane.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
+    """Append a turn on the executor; short lines are never torn."""
+    with Path(os.environ["LANE"]).open("a") as executor:
+        executor.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
 
 
 def main() -> None:
     """Run it as `handler.py` runs, less the boot."""
     settings = Settings.load()
     logs.configure(settings.production)
-    from kontext.serverless import hand_over, post_progress
+    from kontext.serverless.sdk import hand_over, post_progress
 
-    pace, lane = Pace(settings.take_ahead_seconds), Lane(settings.stop_seconds)
+    prefetch, executor = (
+        Prefetch(settings.prefetch_seconds),
+        GpuExecutor(settings.stop_timeout_seconds),
+    )
     source = SlowSource(address_policy(settings))
     editor, storage = SleepingEditor(), SlowStorage()
-    worker = Worker(settings, source, editor, Lenient(), storage, post_progress, lane, pace)
-    hand_over(worker.run, pace, lane, settings.shutdown_seconds)
+    worker = Worker(settings, source, editor, Lenient(), storage, post_progress, executor, prefetch)
+    hand_over(worker.run, prefetch, executor, settings.shutdown_seconds)
 
 
 if __name__ == "__main__":

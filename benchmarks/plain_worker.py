@@ -16,8 +16,8 @@ def handler(_job: dict[str, Any]) -> dict[str, Any]:
     time.sleep(FETCH)
     began = time.time()
     time.sleep(LANE)
-    with Path(os.environ["LANE"]).open("a") as lane:
-        lane.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
+    with Path(os.environ["LANE"]).open("a") as executor:
+        executor.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
     time.sleep(STORE)
     return {"image_url": "https://bucket.invalid/x", "cost": 0.0}
 

@@ -1,6 +1,6 @@
 """FLUX.1 Kontext [dev]'s real configuration with random weights.
 
-Timings are those of the real model, pictures are noise, and errors understate those of real
+Timings are those of the real model, images are noise, and errors understate those of real
 weights, whose activations have outliers.
 """
 
@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
+import random_model
 import torch
 from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel
 from gpu_work import DOUBLE_BLOCKS, SINGLE_BLOCKS, WIDTH
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
-
-from kontext import random_model
 
 T5_LAYERS = 24
 

@@ -1,8 +1,8 @@
 """How long a worker takes to end when it is told to, and what becomes of the jobs it holds.
 
 Production mode, real SDK, the local server; fetching, GPU and storing are sleeps. SIGTERM comes
-when one job is on the GPU lane and the next has been taken ahead; a plain handler has but one. A
-job is finished, or queued again for the next worker, or lost.
+when one job is on the GPU executor and the next has been taken ahead; a plain handler has but one.
+A job is finished, or queued again for the next worker, or lost.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--gpu", type=float, default=3.0, help="seconds on the lane (default: 3)")
+    parser.add_argument(
+        "--gpu", type=float, default=3.0, help="seconds on the executor (default: 3)"
+    )
     parser.add_argument("--fetch", type=float, default=0.15, help="seconds (default: 0.15)")
     parser.add_argument("--store", type=float, default=0.2, help="seconds (default: 0.2)")
     parser.add_argument("--grace", type=float, default=10, help="seconds allowed (default: 10)")
@@ -80,7 +82,7 @@ async def _end(arguments: argparse.Namespace, worker: str, grace: float, held: i
     """Tell a worker to end once it has so many jobs, and look at the jobs when it is gone."""
     with tempfile.TemporaryDirectory() as directory:
         database = Path(directory, "queue")
-        each = [environment(arguments, Path(directory, "lane"))]
+        each = [environment(arguments, Path(directory, "executor"))]
         server = Server(Options(database, each, HERE / worker, grace_seconds=grace))
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import psutil
 
-from kontext import embedded_bucket
 from kontext.local.jobs import Status, Submission
 from kontext.local.server import Options, Server
+from kontext.storage import embedded_bucket
 
 ROOT = Path(__file__).parent.parent
 AT_ONCE = 8

@@ -69,10 +69,10 @@ def main() -> None:
     """Print the bound for one edit, which encodes a reference and decodes a result."""
     with torch.device("meta"):
         model = vae().bfloat16()
-        picture = torch.empty(1, 3, SIDE, SIDE, dtype=torch.bfloat16)
+        image = torch.empty(1, 3, SIDE, SIDE, dtype=torch.bfloat16)
         latents = torch.empty(1, 16, SIDE // 8, SIDE // 8, dtype=torch.bfloat16)
         bound = {
-            "encode_milliseconds": round(milliseconds_to_gain(lambda: model.encode(picture)), 1),
+            "encode_milliseconds": round(milliseconds_to_gain(lambda: model.encode(image)), 1),
             "decode_milliseconds": round(milliseconds_to_gain(lambda: model.decode(latents)), 1),
         }
     print(json.dumps({"at_most_gained_by_compiling": bound, "side": SIDE}))

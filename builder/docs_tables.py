@@ -4,31 +4,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from annotated_types import Ge, Le
-from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
-from kontext.data_url import MEGABYTE
-from kontext.decode import (
+from kontext.contract.request import LONGEST_PROMPT, EditRequest
+from kontext.contract.size import DEFAULT_SIDES
+from kontext.images.data_url import MEGABYTE
+from kontext.images.decode import (
     FORMATS,
     LONGEST_SIDE,
     MOST_MEGAPIXELS,
     SHORTEST_SIDE,
 )
-from kontext.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
-from kontext.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
-from kontext.mode import Card, choose, holdable, peak, weights
-from kontext.request import LONGEST_PROMPT, EditRequest
-from kontext.settings import DEFAULT_SIDES, Settings
-from kontext.source import FetchLimits
+from kontext.images.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
+from kontext.images.fetch import FetchLimits
+from kontext.images.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
+from kontext.inference.mode import Card, choose, holdable, peak, weights
+from kontext.settings import Settings
 
 
 def contract() -> str:
     """Return a table with a row for each field of `input`."""
-    schema = EditRequest.model_json_schema()["properties"]
     rows = [
-        (f"`{name}`", schema[name]["type"], _default(field), f"{field.description}{_range(field)}")
+        (f"`{name}`", _json_type(name), _default(field), f"{field.description}{_range(field)}")
         for name, field in EditRequest.model_fields.items()
     ]
     return _table(("Field", "Type", "Default", "Meaning"), rows)
@@ -46,12 +45,7 @@ def settings() -> str:
 
 def renamed_settings() -> str:
     """Return a table of the old names of settings that are still read, and their new names."""
-    rows = [
-        (f"`{str(old).upper()}`", f"`{name.upper()}`")
-        for name, field in Settings.model_fields.items()
-        if isinstance(field.validation_alias, AliasChoices)
-        for old in field.validation_alias.choices[1:]
-    ]
+    rows = [(f"`{old}`", f"`{new}`") for old, new in Settings.renamed().items()]
     return _table(("Old name", "New name"), rows)
 
 
@@ -76,7 +70,13 @@ def modes() -> str:
         memory = f"{weights(plan) / 1e9:.1f} / {peak(plan) / 1e9:.1f} GB"
         held = ", ".join(f"`{mode}`" for mode in holdable(card))
         rows.append((name, f"`{plan.mode}`", layers, memory, held))
-    head = ("Card", "`auto` is", "Blocks, modulation, T5", "Weights / planned peak", "Modes it can hold")
+    head = (
+        "Card",
+        "`auto` is",
+        "Blocks, modulation, T5",
+        "Weights / planned peak",
+        "Modes it can hold",
+    )
     return _table(head, rows)
 
 
@@ -86,7 +86,7 @@ def failures() -> str:
         errors.InvalidRequest,
         errors.FetchError,
         errors.DecodeError,
-        errors.UnsafePicture,
+        errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
         errors.WorkerEnding,
@@ -106,7 +106,10 @@ def limits() -> str:
             "Prompt, negative prompt",
             f"{LONGEST_PROMPT:,} characters each; the model reads the first 512 tokens",
         ),
-        ("Sides of the output", f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)"),
+        (
+            "Sides of the output",
+            f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)",
+        ),
         ("Input formats", f"{', '.join(FORMATS)}; of an animation, the first frame is used"),
         ("Sides of the input", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
         ("Area of the input", f"{MOST_MEGAPIXELS} megapixels"),
@@ -124,6 +127,14 @@ def limits() -> str:
         ("Ports of a URL", ", ".join(map(str, sorted(policy.allowed_ports)))),
     ]
     return _table(("Limit", "Value"), rows)
+
+
+def _json_type(name: str) -> str:
+    schema = EditRequest.model_json_schema()
+    field = schema["properties"][name]
+    if "$ref" in field:
+        field = schema["$defs"][field["$ref"].rpartition("/")[2]]
+    return str(field["type"])
 
 
 def _default(field: FieldInfo) -> str:

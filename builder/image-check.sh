@@ -10,6 +10,7 @@ cd "$(dirname "$0")/.."
 
 WORK=$PWD/build/image-check
 PYTHON=.venv/bin/python
+export PYTHONPATH=benchmarks  # for the tiny pipeline with random weights
 MODEL=black-forest-labs/FLUX.1-Kontext-dev
 TOKEN=hf_stand_in_$RANDOM$RANDOM$RANDOM
 PATH_OF_IMAGES=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -59,7 +60,8 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from kontext import random_model, stand_in
+import random_model
+from kontext.inference import stand_in
 
 root, model = Path(sys.argv[1]), Path(sys.argv[1], sys.argv[2])
 for part in stand_in.classifier():
@@ -75,7 +77,7 @@ checker.config.save_pretrained(second)
 torch.save(checker.state_dict(), second / "pytorch_model.bin")
 CLIPImageProcessorPil().save_pretrained(second)
 END
-    $PYTHON tests/stand_in_hub.py "$WORK/hub" --gated $MODEL --token "$TOKEN" \
+    $PYTHON tests/support/stand_in_hub.py "$WORK/hub" --gated $MODEL --token "$TOKEN" \
         > "$WORK/hub.address" &
     hub_pid=$!
     until [ -s "$WORK/hub.address" ]; do sleep 0.1; done
@@ -143,7 +145,7 @@ check_baked() {
 import os, time
 start = time.perf_counter()
 import torch
-from kontext import editor, model, safety, weights
+from kontext.inference import editor, model, safety, weights
 print(f"   as user {os.getuid()}: imports took {time.perf_counter() - start:.1f} s")
 assert os.getuid() == 1000 and os.path.exists(torch.__cached__), "root, or no bytecode"
 found = weights.find("black-forest-labs/FLUX.1-Kontext-dev", None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.s3_server import WORKER_ACTIONS, Key, StrictServer, strict_server
+from tests.support.s3_server import WORKER_ACTIONS, Key, StrictServer, strict_server
 
 HOSTILE = ("fetches", "images", "s3Config values", "fuzzed inputs", "API abuses", "kills")
 """Kinds of what may be done to a worker; a test of one has the mark `hostile` with its kind."""

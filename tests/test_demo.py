@@ -1,4 +1,4 @@
-"""`make run`: from a job to a picture that shows before and after."""
+"""`make run`: from a job to an image that shows before and after."""
 
 import json
 import os
@@ -13,14 +13,14 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_it_saves_the_edit_and_the_comparison_and_says_where(tmp_path: Path) -> None:
-    """Left the input, right what the prompt made of it: a picture without colours."""
+    """Left the input, right what the prompt made of it: an image without colours."""
     job = json.loads((ROOT / "test_input.json").read_text())
     job["input"] |= {"num_inference_steps": 4}
     (tmp_path / "job.json").write_text(json.dumps(job))
     arguments = ["--prompt", "black and white", "--size", "384*256"]
     paths = ["--test_input", str(tmp_path / "job.json"), "--output", str(tmp_path)]
     command = [sys.executable, "-m", "kontext.demo", *arguments, *paths]
-    environment = {**os.environ, "MIN_GENERATION_MEGAPIXELS": "0"}  # small pictures, quickly
+    environment = {**os.environ, "MIN_GENERATION_MEGAPIXELS": "0"}  # small images, quickly
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
@@ -33,6 +33,6 @@ def test_it_saves_the_edit_and_the_comparison_and_says_where(tmp_path: Path) -> 
         assert saturation(left) > 10 * saturation(right)
 
 
-def saturation(picture: Image.Image) -> float:
-    """Return how colourful a picture is on average, 0 to 255."""
-    return float(ImageStat.Stat(picture.convert("HSV")).mean[1])
+def saturation(image: Image.Image) -> float:
+    """Return how colourful an image is on average, 0 to 255."""
+    return float(ImageStat.Stat(image.convert("HSV")).mean[1])

@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ssrfguard import Policy
 
-from kontext.decode import LONGEST_SIDE, SHORTEST_SIDE, decode
+from kontext.contract.request import EditRequest, unknown_keys
 from kontext.errors import DecodeError, InvalidRequest, SourceError
-from kontext.request import EditRequest, unknown_keys
-from kontext.source import FetchLimits, Source
-from tests.hostile_server import HostileServer, Names, sends
-from tests.pictures import (
+from kontext.images.decode import LONGEST_SIDE, SHORTEST_SIDE, decode
+from kontext.images.fetch import FetchLimits, ImageFetcher
+from tests.support.hostile_server import HostileServer, Names, sends
+from tests.support.images import (
     display_p3_profile,
     encoded,
     jpeg_with_scans,
@@ -51,7 +51,7 @@ SEEDS = [
 
 
 @st.composite
-def mutated_pictures(draw: st.DrawFn) -> bytes:
+def mutated_images(draw: st.DrawFn) -> bytes:
     """Draw a valid file with bytes changed, spliced in from another, repeated or cut off."""
     content = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(1, 6))):
@@ -75,15 +75,15 @@ def mutated_pictures(draw: st.DrawFn) -> bytes:
 
 
 def decodes_or_refuses(content: bytes) -> None:
-    """Assert that `content` is a picture within the limits, or one sentence."""
+    """Assert that `content` is an image within the limits, or one sentence."""
     try:
-        picture = decode(content)
+        image = decode(content)
     except DecodeError as refused:
         assert_one_line(str(refused))
     else:
-        assert picture.mode == "RGB"
-        assert all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in picture.size)
-        assert picture.info == {}
+        assert image.mode == "RGB"
+        assert all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in image.size)
+        assert image.info == {}
 
 
 def assert_one_line(sentence: str) -> None:
@@ -100,10 +100,10 @@ def test_any_bytes_decode_or_are_refused(content: bytes) -> None:
     decodes_or_refuses(content)
 
 
-@given(mutated_pictures())
+@given(mutated_images())
 @settings(FUZZ, max_examples=500)
-def test_a_mutated_picture_decodes_or_is_refused(content: bytes) -> None:
-    """A file that was a picture is one within the limits, or refused by a `DecodeError`."""
+def test_a_mutated_image_decodes_or_is_refused(content: bytes) -> None:
+    """A file that was an image is one within the limits, or refused by a `DecodeError`."""
     decodes_or_refuses(content)
 
 
@@ -135,38 +135,38 @@ def mutated_answers(draw: st.DrawFn) -> bytes:
 
 
 async def fetch(answer: bytes) -> None:
-    """Fetch a picture from a server that sends `answer`; nothing but a `SourceError` escapes."""
+    """Fetch an image from a server that sends `answer`; nothing but a `SourceError` escapes."""
     names = Names({"public.example": ["127.0.0.1"]})
     async with HostileServer({"/": sends(answer)}) as server:
         policy = Policy(
             allowed_networks=(ip_network("127.0.0.1/32"),), allowed_ports=frozenset({server.port})
         )
         try:
-            await Source(policy, SMALL, names).picture(server.url("/"))
+            await ImageFetcher(policy, SMALL, names).fetch(server.url("/"))
         except SourceError as refused:
             assert_one_line(str(refused))
 
 
 @given(st.one_of(st.binary(max_size=500), mutated_answers()))
 @settings(FUZZ, max_examples=50)
-def test_any_answer_is_a_picture_or_one_sentence(answer: bytes) -> None:
+def test_any_answer_is_a_image_or_one_sentence(answer: bytes) -> None:
     """A server may send anything; the client's own errors never come through."""
     asyncio.run(fetch(answer))
 
 
 @pytest.fixture(scope="module")
-def lonely() -> Source:
+def lonely() -> ImageFetcher:
     """A source whose name server knows no name."""
-    return Source(Policy(), SMALL, Names({}))
+    return ImageFetcher(Policy(), SMALL, Names({}))
 
 
 @given(st.text(max_size=200))
 @settings(FUZZ, max_examples=100)
-def test_any_url_is_one_sentence(lonely: Source, url: str) -> None:
+def test_any_url_is_one_sentence(lonely: ImageFetcher, url: str) -> None:
     """Also a URL that no parser understands."""
     for spelling in (url, f"http://{url}", f"https://a.example/{url}", f"data:{url}"):
         with pytest.raises(SourceError) as caught:
-            asyncio.run(lonely.picture(spelling))
+            asyncio.run(lonely.fetch(spelling))
         assert_one_line(str(caught.value))
 
 

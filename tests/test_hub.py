@@ -8,12 +8,12 @@ import pytest
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from kontext.address_policy import address_policy
-from kontext.boot import Boot
-from kontext.mode import Card, Mode, choose, holdable
-from kontext.progress import Progress
-from kontext.request import EditRequest, unknown_keys
-from kontext.settings import Settings
-from kontext.source import Source
+from kontext.contract.request import EditRequest, unknown_keys
+from kontext.images.fetch import ImageFetcher
+from kontext.inference.mode import Card, choose, holdable
+from kontext.jobs.progress import Progress
+from kontext.settings import Mode, Settings
+from kontext.startup.boot import Boot
 from kontext.worker import Job
 
 ROOT = Path(__file__).parent.parent
@@ -40,11 +40,11 @@ NOT_OFFERED = {
     "compile_cache": "for endpoints that a deployer has measured",
     "compile_cache_secret": "goes with it",
     "stand_in": "for tests",
-    "take_ahead_seconds": "rarely worth a change",
-    "upload_seconds": "rarely worth a change",
-    "stop_seconds": "rarely worth a change",
+    "prefetch_seconds": "rarely worth a change",
+    "upload_timeout_seconds": "rarely worth a change",
+    "stop_timeout_seconds": "rarely worth a change",
     "shutdown_seconds": "rarely worth a change",
-    "most_internal_errors": "rarely worth a change",
+    "max_internal_errors": "rarely worth a change",
     "runpod_endpoint_id": "set by Runpod",
     "runpod_webhook_get_job": "set by Runpod",
 }
@@ -185,9 +185,9 @@ def test_the_form_admits_no_number_that_the_setting_refuses(
 OFFERED = HUB.config.gpuIds.split(",")
 
 
-def test_every_size_of_card_that_the_readme_names_is_offered() -> None:
-    """Its table of cards, and the form that rents them, begin at 24 GB."""
-    named = re.findall(r"^\| (\d+) GB", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_every_size_of_card_that_the_docs_name_is_offered() -> None:
+    """The table of cards in docs/gpu.md, and the form that rents them, begin at 24 GB."""
+    named = re.findall(r"^\| (\d+) GB", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE)
 
     assert list(POOLS) == OFFERED
     assert {int(size) for size in named} == {min(size, 80) for size, _ in POOLS.values()}
@@ -217,13 +217,13 @@ def test_hosts_have_the_driver_that_torch_needs() -> None:
 
 @each_test
 async def test_the_hubs_tests_need_no_network(test: HubTest) -> None:
-    """Each input keeps to the contract and carries its picture."""
+    """Each input keeps to the contract and carries its image."""
     request = EditRequest.parse(test.input)
-    picture = await Source(address_policy(Settings())).picture(request.image)
+    image = await ImageFetcher(address_policy(Settings())).fetch(request.image)
 
     assert unknown_keys(test.input) == []
     assert request.image.startswith("data:")
-    assert picture.mode == "RGB"
+    assert image.mode == "RGB"
 
 
 @each_test

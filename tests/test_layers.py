@@ -1,68 +1,135 @@
-"""The house rules on imports: down only, and torch in few modules alone."""
+"""The rules on imports, as the packages' own docstrings state them."""
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import kontext
 
-SOURCES = sorted(Path(kontext.__file__).parent.glob("*.py"))
-HEAVY = {"torch", "torchao", "diffusers", "transformers"}
-MAY_BE_HEAVY = {
-    "model",
-    "acceleration",
-    "attention",
-    "blocks",
-    "step_cache",
-    "transformer",
-    "autoencoder",
-    "editor",
-    "gpu_faults",
-    "safety",
-    "random_model",
-    "stand_in",
-    "compile_cache",
-    "boot",
+ROOT = Path(kontext.__file__).parent
+SOURCES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
+    if path != ROOT / "__init__.py"
 }
-"""`boot` imports them inside functions only, when the worker starts."""
+"""Each module's name without `kontext.`, and its file."""
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("*/__init__.py"))
+HEAVY = {"torch", "torchao", "diffusers", "transformers"}
+RESTRICTED = HEAVY | {"runpod"}
+"""Packages that a rule must name before a module may import them."""
 
 
-def imports(path: Path) -> set[str]:
-    """Return the modules that a file imports anywhere."""
-    found: set[str] = set()
+def docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text())) or ""
+
+
+def words(text: str) -> set[str]:
+    """Return the names in a list that is joined by commas."""
+    return set(re.findall(r"[\w.]+", text)) - {"nothing"}
+
+
+def rules() -> dict[str, set[str]]:
+    """Return what each package and each module beside them may import."""
+    table = re.findall(
+        r"^    (\w+) +imports: (.*(?:\n {20,}.*)*)", docstring(ROOT / "__init__.py"), re.MULTILINE
+    )
+    stated = {name: words(allowed) for name, allowed in table}
+    for package in PACKAGES:
+        found = re.search(
+            r"May import: ([^.]*(?:\.\w[^.]*)*)\.", docstring(ROOT / package / "__init__.py")
+        )
+        assert found, f"kontext.{package} does not say what it may import"
+        stated[package] = words(found[1])
+    return stated
+
+
+RULES = rules()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Yield the modules that a file imports anywhere, lazily and for type checking too."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            yield from (alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)
-def test_only_the_gpu_modules_import_torch(path: Path) -> None:
+def forbidden(module: str, imported: str) -> bool:
+    """Tell whether a module of ours may not import something."""
+    own = module.partition(".")[0]
+    allowed = RULES[own] | {own, "__version__"}
+    if imported.partition(".")[0] == "kontext":
+        name = imported.removeprefix("kontext.")
+        return not any(name == rule or name.startswith(f"{rule}.") for rule in allowed)
+    return imported.partition(".")[0] in RESTRICTED - allowed
+
+
+def test_every_module_has_a_rule() -> None:
+    """A new package or module says what it may import before it is used."""
+    assert {name.partition(".")[0] for name in SOURCES} == set(RULES)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_a_module_imports_what_its_package_may(module: str) -> None:
+    """Lazily imported modules and those of type checking count too."""
+    assert not [name for name in imports(SOURCES[module]) if forbidden(module, name)]
+
+
+def test_a_breach_is_seen() -> None:
+    """The rules forbid what they are there to forbid."""
+    assert forbidden("contract.request", "kontext.settings.Settings")
+    assert forbidden("images.fetch", "kontext.storage.bucket.Bucket")
+    assert forbidden("startup.boot", "torch")
+    assert forbidden("worker", "runpod.serverless")
+    assert forbidden("local.server", "kontext.storage.bucket.Bucket")
+    assert not forbidden("local.server", "kontext.storage.embedded_bucket")
+
+
+def test_only_inference_imports_torch() -> None:
     """Everything else starts without it."""
-    heavy = {name.split(".")[0] for name in imports(path)} & HEAVY
-
-    assert not heavy or path.stem in MAY_BE_HEAVY
+    assert [name for name, allowed in RULES.items() if allowed & HEAVY] == ["inference"]
 
 
-def test_no_import_ring() -> None:
-    """Imports go down only: the modules have an order."""
-    below = {
-        path.stem: {name.removeprefix("kontext.") for name in imports(path)} for path in SOURCES
-    }
+def test_the_packages_have_an_order() -> None:
+    """Imports go down only: no two packages or modules import each other, by whatever way."""
+    below = {name: {rule.partition(".")[0] for rule in rules} for name, rules in RULES.items()}
     remaining = set(below)
     while remaining:
-        lowest = {module for module in remaining if not below[module] & (remaining - {module})}
+        lowest = {name for name in remaining if not below[name] & remaining}
         assert lowest, f"these import each other in a ring: {sorted(remaining)}"
         remaining -= lowest
 
 
-@pytest.mark.parametrize("module", ["request", "worker", "settings"])
+def test_no_import_ring() -> None:
+    """Within the packages the modules have an order too."""
+    below = {
+        name: {
+            module for module in SOURCES if any(_is_of(module, found) for found in imports(path))
+        }
+        for name, path in SOURCES.items()
+    }
+    remaining = set(below)
+    while remaining:
+        lowest = {name for name in remaining if not below[name] & (remaining - {name})}
+        assert lowest, f"these import each other in a ring: {sorted(remaining)}"
+        remaining -= lowest
+
+
+def _is_of(module: str, imported: str) -> bool:
+    return imported == f"kontext.{module}" or imported.rpartition(".")[0] == f"kontext.{module}"
+
+
+@pytest.mark.parametrize(
+    "module", ["contract.request", "inference.executor", "worker", "settings", "local.__main__"]
+)
 def test_a_light_module_stays_light(module: str) -> None:
     """Importing it loads neither torch nor Runpod's SDK."""
     program = f"import sys, kontext.{module}; print(*sys.modules)"
@@ -70,7 +137,7 @@ def test_a_light_module_stays_light(module: str) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout.split()
 
-    assert not (HEAVY | {"runpod"}) & set(loaded)
+    assert not RESTRICTED & set(loaded)
 
 
 def test_a_checkout_that_is_not_installed_can_be_imported(tmp_path: Path) -> None:

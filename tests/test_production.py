@@ -18,13 +18,13 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from kontext import embedded_bucket
 from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerEnding
 from kontext.local.jobs import Status
 from kontext.local.worker_api import POLL_SECONDS
-from tests.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
+from kontext.storage import embedded_bucket
 from tests.local.served import group, until
-from tests.obedient import EDIT, Obedient, start_obedient
+from tests.support.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
+from tests.support.obedient import EDIT, Obedient, start_obedient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -104,7 +104,7 @@ async def opened(link: str) -> httpx.Response:
     return await asyncio.to_thread(httpx.get, link)
 
 
-async def test_a_job_ends_with_a_link_to_its_picture_and_its_cost(
+async def test_a_job_ends_with_a_link_to_its_image_and_its_cost(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
     """What is posted is exactly the documented output; the link opens for anyone."""
@@ -115,8 +115,8 @@ async def test_a_job_ends_with_a_link_to_its_picture_and_its_cost(
     assert post["output"]["cost"] == round(256 * 256 / 1e6 * 0.03, 6)
     answer = await opened(post["output"]["image_url"])
     assert answer.headers["Content-Type"] == "image/png"
-    with Image.open(io.BytesIO(answer.content)) as picture:
-        assert (picture.format, picture.size) == ("PNG", (256, 256))
+    with Image.open(io.BytesIO(answer.content)) as image:
+        assert (image.format, image.size) == ("PNG", (256, 256))
 
 
 @pytest.mark.hostile("API abuses")
@@ -181,7 +181,7 @@ async def test_a_result_that_cannot_be_stored_fails_its_job_with_one_sentence(
 async def test_a_job_delivered_twice_is_answered_twice_and_stored_once(
     endpoint: Endpoint, worker: WorkerProcess, store: Store
 ) -> None:
-    """Runpod delivers at least once; the second result, another picture, overwrites the first."""
+    """Runpod delivers at least once; the second result, another image, overwrites the first."""
     job_id = endpoint.send({**EDIT, "num_inference_steps": 10})
     await until(lambda: "Started." in worker.lines(job_id))
     endpoint.served.server.queue.store.release(WORKER, died=True)  # as if the worker were dead
@@ -378,8 +378,8 @@ async def test_a_lost_gpu_fails_its_job_and_ends_the_worker(tmp_path: Path) -> N
 
 
 async def test_a_stopped_edit_that_hangs_ends_the_worker(tmp_path: Path) -> None:
-    """Its thread keeps the lane for ever: the jobs behind it fail, and another worker starts."""
-    async with start_obedient(tmp_path, STOP_SECONDS="1") as obedient:
+    """It never frees the executor: the jobs behind it fail, and another worker starts."""
+    async with start_obedient(tmp_path, STOP_TIMEOUT_SECONDS="1") as obedient:
         hanging = obedient.send(1, "hang")
         await obedient.started(hanging)
         behind = obedient.send(2)
@@ -417,7 +417,7 @@ async def test_a_worker_told_to_end_after_a_stopped_edit_that_hangs_ends_too(
     tmp_path: Path,
 ) -> None:
     """It owes no answer any more, but Python's own end would wait for the thread for ever."""
-    async with start_obedient(tmp_path, STOP_SECONDS="3") as obedient:
+    async with start_obedient(tmp_path, STOP_TIMEOUT_SECONDS="3") as obedient:
         hanging = obedient.send(1, "hang")
         await until(lambda: "enter 1\n" in obedient.worker.log)
         await obedient.stop(hanging)
@@ -447,9 +447,9 @@ async def test_whatever_an_edit_raises_its_job_is_answered(tmp_path: Path) -> No
 async def test_a_cancelled_edit_ends_at_its_next_step_and_the_next_job_waits_for_that(
     obedient: Obedient,
 ) -> None:
-    """A thread outlives its cancelled task; the GPU lane is free only when it has let go.
+    """A thread outlives its cancelled task; the GPU executor is free only when it has let go.
 
-    A job cancelled while it waits for the lane never gets there.
+    A job cancelled while it waits for the executor never gets there.
     """
     held = obedient.send(4, "wait")
     await until(lambda: "step 4\n" in obedient.worker.log)
@@ -474,7 +474,7 @@ async def test_a_cancelled_edit_ends_at_its_next_step_and_the_next_job_waits_for
 async def test_while_a_job_is_on_the_lane_its_neighbours_are_fetched_and_stored(
     obedient: Obedient,
 ) -> None:
-    """The GPU waits neither for the picture of the next job nor for the bucket of the last."""
+    """The GPU waits neither for the image of the next job nor for the bucket of the last."""
     (obedient.directory / "full").touch()
     last, present, following = obedient.send(7), obedient.send(8, "wait"), obedient.send(9)
     await obedient.started(following)

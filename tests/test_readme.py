@@ -16,6 +16,7 @@ from markdown_it.token import Token
 
 from kontext.contract.request import EditRequest
 from kontext.settings import Settings
+from tests.test_layers import PACKAGES, RULES
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src/kontext"
@@ -33,6 +34,11 @@ FOREIGN = {"HF_TOKEN", "BAKE_MODEL", "PIP_EXTRA_INDEX_URL", "KONTEXT_API_KEY"} |
     "AWS_REGION",
 }
 """Environment variables and build arguments in the pages that are no settings."""
+
+HOMES = (ROOT, PACKAGE)
+"""Where the files and folders that the pages name are looked for."""
+MADE = {"output/", ".kontext/", "kontext/"}
+"""Folders that a program makes, and the prefix of keys in a bucket."""
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
@@ -218,20 +224,45 @@ def test_settings_exist() -> None:
     }
 
     assert "BUCKET_NAME" in named
-    assert named <= {name.upper() for name in Settings.model_fields} | FOREIGN
+    assert (
+        named <= {name.upper() for name in Settings.model_fields} | {*Settings.renamed()} | FOREIGN
+    )
 
 
 def test_files_exist() -> None:
     """Every file and folder that the pages name, in text and in the diagram, is there."""
     [diagram] = blocks("mermaid")
-    named = [
-        name
-        for text in (*codes(), *re.findall(r'\["([^<]*)<br>', diagram))
-        if (name := text.partition(":")[0].rpartition(" ")[2])
-        if re.fullmatch(r"[\w.]+(/[\w.]+)*(/|\.py|\.json)", name)
-    ]
+    shown = {*codes(), *re.findall(r'\["([^<:"]*)', diagram)}
+    named = {name for name in shown if re.fullmatch(r"[\w./]+(/|\.py|\.json)", name)} - MADE
 
-    assert [name for name in named if not any((at / name).exists() for at in (ROOT, PACKAGE))] == []
+    assert len(named) > len(MADE)
+    assert {name for name in named if not any((at / name).exists() for at in HOMES)} == set()
+
+
+def test_the_packages_are_described() -> None:
+    """The map has a row for each package, and the order shown is the one that is enforced."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    [order] = [block for block in blocks("text") if "<-" in block]
+    levels = [level.split(", ") for level in order.strip().split(" <- ")]
+    below: set[str] = set()
+
+    assert sorted(re.findall(r"^\| `(\w+)/`", page, re.MULTILINE)) == PACKAGES
+    assert levels.pop() == ["handler"]
+    for level in levels:
+        above = {name for names in levels for name in names} - below
+        for name in level:
+            assert not {rule.partition(".")[0] for rule in RULES[name]} & above
+        below.update(level)
+
+
+def test_modules_exist() -> None:
+    """Every module that the pages name by its import, such as `kontext.settings`, is there."""
+    named = {code for code in codes() if re.fullmatch(r"kontext(\.\w+)+", code)}
+
+    assert named
+    for module in named:
+        path = ROOT / "src" / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), module
 
 
 def test_the_test_input_is_the_documented_example() -> None:

@@ -2,9 +2,9 @@
 
 import pytest
 
+from kontext.contract.size import Size
 from kontext.errors import SettingsError
 from kontext.settings import Settings
-from kontext.size import Size
 
 
 def test_the_environment_is_read_by_capital_names(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,3 +111,23 @@ def test_runpods_environment_means_production(
     assert not Settings.load().production
     monkeypatch.setenv(variable, "x")
     assert Settings.load().production
+
+
+@pytest.mark.parametrize(("old", "new"), Settings.renamed().items())
+def test_a_renamed_variable_is_read_by_its_old_name(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unchanged deployment keeps its values; where both are set, the new one counts."""
+    monkeypatch.setenv(old, "7")
+    assert getattr(Settings.load(), new.lower()) == 7
+
+    monkeypatch.setenv(new, "5")
+    assert getattr(Settings.load(), new.lower()) == 5
+
+
+def test_a_wrong_value_of_an_old_name_fails_by_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deployer looks for what was set, and reads what it is called now."""
+    monkeypatch.setenv("TAKE_AHEAD_SECONDS", "-1")
+
+    with pytest.raises(SettingsError, match=r"^PREFETCH_SECONDS \(once TAKE_AHEAD_SECONDS\) "):
+        Settings.load()

@@ -1,4 +1,4 @@
-"""The story of one job, with real requests, sources, encoders and lane."""
+"""The story of one job, with real requests, sources, encoders and executor."""
 
 import asyncio
 import base64
@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 from kontext.address_policy import address_policy
-from kontext.edit import Edit, Editor
+from kontext.contract.size import Size
 from kontext.errors import INTERNAL, GpuFault, MemoryNotFreed, OutOfMemory, StorageError
-from kontext.lane import Lane
-from kontext.progress import Progress
+from kontext.images.fetch import ImageFetcher
+from kontext.inference.edit import Edit, Editor
+from kontext.inference.executor import GpuExecutor
+from kontext.jobs.progress import Progress
 from kontext.settings import Settings
-from kontext.size import Size
-from kontext.source import Source
-from kontext.stored_file import StoredFile
+from kontext.storage.base import StoredFile
 from kontext.worker import Job, Worker
 
 
 class PaintingEditor:
-    """Returns a plain picture of the size asked for, and remembers the edits."""
+    """Returns a plain image of the size asked for, and remembers the edits."""
 
     model, revision, mode = "fake", "0", "exact"
 
@@ -33,7 +33,7 @@ class PaintingEditor:
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         self.edits.append(edit)
-        for step in range(edit.steps):
+        for step in range(edit.request.num_inference_steps):
             on_step(step + 1)
         return Image.new("RGB", (edit.size.width, edit.size.height), "navy")
 
@@ -57,7 +57,7 @@ class Verdict:
     def __init__(self, flagged: bool = False) -> None:
         self.flagged = flagged
 
-    def flags(self, _picture: Image.Image) -> bool:
+    def flags(self, _image: Image.Image) -> bool:
         return self.flagged
 
 
@@ -86,9 +86,9 @@ class Bench:
         self.shelf = Shelf()
         self.updates = Updates()
         chosen = Settings.load(**settings)
-        source = Source(address_policy(chosen))
+        source = ImageFetcher(address_policy(chosen))
         self.worker = Worker(
-            chosen, source, self.editor, Verdict(flagged), self.shelf, self.updates, Lane()
+            chosen, source, self.editor, Verdict(flagged), self.shelf, self.updates, GpuExecutor()
         )
 
     async def run(self, **fields: Any) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Bench:
 
 
 def data_url(size: tuple[int, int] = (64, 48)) -> str:
-    """Return a small picture as Runpod's AI SDK sends files."""
+    """Return a small image as Runpod's AI SDK sends files."""
     buffer = io.BytesIO()
     Image.new("RGB", size, "olive").save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
@@ -114,7 +114,7 @@ DOCUMENTED = {
     "output_format": "png",
     "enable_safety_checker": True,
 }
-"""What the vendor's cURL, Python and JavaScript examples send, but for the picture's URL."""
+"""What the vendor's cURL, Python and JavaScript examples send, but for the image's URL."""
 
 AI_SDK = [
     DOCUMENTED | {"size": "1328*1328"},
@@ -146,7 +146,7 @@ async def test_the_documents_own_example() -> None:
     assert (await Bench(usd_per_image=0.025).run(**DOCUMENTED))["cost"] == 0.025
 
 
-async def test_match_input_delivers_the_aspect_of_the_picture() -> None:
+async def test_match_input_delivers_the_aspect_of_the_image() -> None:
     """The extension takes the aspect of the input at about one megapixel."""
     bench = Bench()
     await bench.run(size="match_input", image=data_url((640, 360)))
@@ -172,7 +172,7 @@ async def test_a_size_is_generated_within_the_areas_and_paid_for_as_delivered(
     metadata = bench.shelf[0].metadata
 
     assert str(editor.edits[0].size) == asked
-    assert editor.edits[0].generated_size == generated
+    assert editor.edits[0].generated == generated
     assert Size(*editor.edits[0].reference.size) == generated.grid
     assert output["cost"] == round(megapixels * 0.03, 6)
     assert (metadata["size"], metadata["generated"]) == (asked, str(generated))
@@ -185,7 +185,7 @@ async def test_the_areas_can_be_switched_off() -> None:
     for asked in ("256*256", "2368*2368"):
         await off.run(size=asked)
 
-    assert [edit.generated_size for edit in editor.edits] == [Size(256, 256), Size(2368, 2368)]
+    assert [edit.generated for edit in editor.edits] == [Size(256, 256), Size(2368, 2368)]
 
 
 async def test_the_file_says_what_it_is() -> None:
@@ -203,7 +203,7 @@ async def test_the_file_says_what_it_is() -> None:
 
 
 async def test_a_drawn_seed_is_kept_and_differs() -> None:
-    """-1 draws a seed for each job, which is used and stored with the picture."""
+    """-1 draws a seed for each job, which is used and stored with the image."""
     editor = PaintingEditor()
     bench = Bench(editor)
     await bench.run()
@@ -215,8 +215,8 @@ async def test_a_drawn_seed_is_kept_and_differs() -> None:
     assert all(0 <= edit.seed < 2**32 for edit in editor.edits)
 
 
-async def test_an_unsafe_picture_is_neither_stored_nor_charged() -> None:
-    """A flagged picture fails the job with its own sentence."""
+async def test_an_unsafe_image_is_neither_stored_nor_charged() -> None:
+    """A flagged image fails the job with its own sentence."""
     bench = Bench(flagged=True)
 
     assert await bench.run() == {
@@ -285,13 +285,13 @@ async def test_every_exception_of_an_edit_is_answered(
 
 async def test_internal_errors_in_a_row_ask_for_another_worker() -> None:
     """A broken worker must not eat a queue; a caller's mistake says nothing about the worker."""
-    bench = Bench(editor := FailingEditor(RuntimeError("broken")), most_internal_errors=2)
+    bench = Bench(editor := FailingEditor(RuntimeError("broken")), max_internal_errors=2)
 
     assert await bench.run() == {"error": INTERNAL}
     assert "refresh_worker" not in await bench.run(seed="x")
     assert await bench.run() == {"error": INTERNAL, "refresh_worker": True}
 
-    bench = Bench(editor, most_internal_errors=2)
+    bench = Bench(editor, max_internal_errors=2)
     await bench.run()
     editor.error = None
     assert "image_url" in await bench.run()
@@ -301,7 +301,7 @@ async def test_internal_errors_in_a_row_ask_for_another_worker() -> None:
 
 async def test_internal_errors_need_not_ask_for_another_worker() -> None:
     """0 leaves that to the deployer."""
-    bench = Bench(FailingEditor(RuntimeError("broken")), most_internal_errors=0)
+    bench = Bench(FailingEditor(RuntimeError("broken")), max_internal_errors=0)
 
     assert [await bench.run() for _ in range(4)] == [{"error": INTERNAL}] * 4
 
@@ -367,7 +367,7 @@ async def test_a_cancelled_job_stores_nothing() -> None:
 
     class Slow(PaintingEditor):
         def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
-            for step in range(edit.steps):
+            for step in range(edit.request.num_inference_steps):
                 loop.call_soon_threadsafe(started.set)
                 asyncio.run(asyncio.sleep(0.02))
                 steps.append(step)

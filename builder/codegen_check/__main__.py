@@ -20,9 +20,10 @@ from itertools import chain
 from typing import Any, NamedTuple, get_args
 
 from codegen_check.cards import CARDS
-from kontext import mode
 from kontext.errors import BootError
-from kontext.mode import EXACT, Card, Plan
+from kontext.inference import mode
+from kontext.inference.mode import EXACT, Card, Plan
+from kontext.settings import Mode
 
 _COLUMNS = "{:7} {:14} {:14} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}"
 
@@ -56,7 +57,7 @@ Counting = Future[dict[str, Any] | str]
 
 
 def cases() -> list[Case]:
-    """Return every case that `kontext.mode` can come to on the cards, each once."""
+    """Return every case that `kontext.inference.mode` can come to on the cards, each once."""
     return list(dict.fromkeys(chain.from_iterable(_of_card(each) for each in CARDS)))
 
 
@@ -73,7 +74,7 @@ def _of_card(capability: str) -> Iterator[Case]:
 
 def _plans(card: Card) -> Iterator[Plan]:
     """Yield the plans of all modes, without what the blocks do not depend on."""
-    for name in get_args(mode.Mode):
+    for name in get_args(Mode):
         with suppress(BootError):
             plan = mode.choose(name, card)
             yield replace(EXACT, transformer=plan.transformer, attention=plan.attention)

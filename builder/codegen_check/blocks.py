@@ -30,8 +30,8 @@ from torch.nn import functional
 from codegen_check.cards import CARDS
 from codegen_check.pretend import card
 from codegen_check.subject import inputs, transformer
-from kontext import acceleration, attention
-from kontext.mode import Plan
+from kontext.inference import acceleration, attention
+from kontext.inference.mode import Plan
 
 IMAGE_TOKENS = 2 * 1024 * 1024 // 256
 """Of a result and a reference of 1024 * 1024."""

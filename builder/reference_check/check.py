@@ -26,9 +26,10 @@ from checkout import ADDRESS, NoCheckoutError, Reference, open_checkout
 from paths import Fault, Ours, Result, Theirs
 from PIL import Image
 
-from kontext import reference as fitting
-from kontext.edit import Edit
-from kontext.size import Size
+from kontext.contract.request import EditRequest
+from kontext.contract.size import Size
+from kontext.images import reference as fitting
+from kontext.inference.edit import Edit
 
 MOST_ERROR = 1e-4
 """In float32, of the largest value; summation in another order was seen to cost 2e-6."""
@@ -97,7 +98,11 @@ def _float32(ours: Ours, theirs: Theirs) -> Row:
             "pixels": _largest_error(mine.pixels, other.pixels),
             "levels": _levels_off(delivered, other),
         }
-        print(f"{edit.size}, {edit.steps} steps: {row}", file=sys.stderr, flush=True)
+        print(
+            f"{edit.size}, {edit.request.num_inference_steps} steps: {row}",
+            file=sys.stderr,
+            flush=True,
+        )
         worst = {name: max(worst[name], error) for name, error in row.items()} | {
             "cases": worst["cases"] + 1
         }
@@ -136,11 +141,14 @@ def _edits() -> Iterator[Edit]:
         if steps == _MANY_STEPS and size != _SIZES[0]:
             continue
         sides = (size.width * 5 // 4, size.height * 5 // 4) if same_aspect else (700, 430)
-        fitted = fitting.fit(_picture(*sides), size)
-        yield Edit(PROMPT, "", fitted, size, steps, guidance, seed)
+        fitted = fitting.fit(_image(*sides), size)
+        request = EditRequest(
+            prompt=PROMPT, image="data:,", num_inference_steps=steps, guidance=guidance
+        )
+        yield Edit(request, fitted, size, size, seed)
 
 
-def _picture(width: int, height: int) -> Image.Image:
+def _image(width: int, height: int) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / 23), np.cos(y / 31), np.sin((x + y) / 47)], axis=-1)
     noise = np.random.default_rng(3).normal(0, 12, waves.shape)

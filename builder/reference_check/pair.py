@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import conversion
+import random_model
 import torch
 from checkout import Reference
 from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel
 from torch import nn
 
-from kontext import random_model
-
 _HIDDEN, _HEADS, _AXES = 128, 2, (16, 24, 24)
 _DOUBLE, _SINGLE = 2, 3
 _PROMPT_WIDTH = 32
-"""Of the text encoders in `kontext.random_model`."""
+"""Of the text encoders in `random_model`."""
 _CHANNELS, _MULTIPLES, _LAYERS = 32, (1, 2, 2, 2), 1
 _SCALE, _SHIFT = 0.3611, 0.1159
 

@@ -9,11 +9,11 @@ from checkout import Reference
 from diffusers import FluxKontextPipeline
 from PIL import Image
 
-from kontext import acceleration
-from kontext.edit import Edit
-from kontext.editor import Editor
-from kontext.mode import EXACT
-from kontext.model import Model
+from kontext.inference import acceleration
+from kontext.inference.edit import Edit
+from kontext.inference.editor import Editor
+from kontext.inference.mode import EXACT
+from kontext.inference.model import Model
 
 Fault = Literal["reference ids on another axis", "mu counts the reference", "guidance off by 0.25"]
 """What is planted into the reference's path, to show that the comparison would see it."""
@@ -99,8 +99,10 @@ class Theirs:
         latents = self._sampling.denoise(
             self._flux,
             **inputs,
-            timesteps=self._sampling.get_schedule(edit.steps, inputs["img"].shape[1] + counted),
-            guidance=edit.guidance + (0.25 if fault == "guidance off by 0.25" else 0),
+            timesteps=self._sampling.get_schedule(
+                edit.request.num_inference_steps, inputs["img"].shape[1] + counted
+            ),
+            guidance=edit.request.guidance + (0.25 if fault == "guidance off by 0.25" else 0),
             img_cond_seq=condition["img"],
             img_cond_seq_ids=condition["img_ids"],
         ).float()

@@ -11,9 +11,8 @@ import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 from pictures import Pictures
+from random_model import scheduler
 from schooling import Stage
-
-from kontext.random_model import scheduler
 
 _SIDES = ((7, 7), (8, 6), (6, 8), (10, 5), (5, 10), (8, 8))
 """Of the pictures learnt from, in tokens of 16 pixels: little, as the routes are set for all."""

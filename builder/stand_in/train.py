@@ -23,8 +23,7 @@ from decoding import learn_decoder
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from measuring import print_seconds, print_table
 from prompting import UNKNOWN, learn_prompts
-
-from kontext.random_model import scheduler
+from random_model import scheduler
 
 _ROOT = Path(__file__).parents[2]
 

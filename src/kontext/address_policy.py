@@ -1,4 +1,4 @@
-"""Which addresses the worker may dial for a caller: those of pictures and of a job's `s3Config`.
+"""Which addresses the worker may dial for a caller: those of images and of a job's `s3Config`.
 
 Knows policies, no transfers; `ssrfguard` resolves, checks and pins.
 """
@@ -29,7 +29,7 @@ _DENIED = AddressTable((*DEFAULT_DENIED.blocks, _AZURE))
 
 
 def address_policy(settings: Settings) -> Policy:
-    """Return the policy of every address that a caller names: pictures and `s3Config`."""
+    """Return the policy of every address that a caller names: images and `s3Config`."""
     return Policy(
         denied_networks=_DENIED,
         allowed_networks=settings.fetch_allowed_networks,

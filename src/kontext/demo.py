@@ -1,7 +1,7 @@
-"""One edit on a laptop, from job to saved picture, as Runpod and a client would run it.
+"""One edit on a laptop, from job to saved image, as Runpod and a client would run it.
 
 Starts the embedded bucket, runs the worker on a test job, then does what a client does: opens the
-presigned link and saves the picture, and beside it one that shows it next to the input.
+presigned link and saves the image, and beside it one that shows it next to the input.
 """
 
 import argparse
@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import httpx
 from PIL import Image
 
-from kontext import embedded_bucket
 from kontext.address_policy import address_policy
+from kontext.images.fetch import ImageFetcher
 from kontext.settings import Settings
-from kontext.source import Source
+from kontext.storage import embedded_bucket
 
 PROMPT = "Make it sepia"
 GUIDANCE = 5.0
@@ -47,7 +47,7 @@ def main() -> None:
         result = _run(arguments.handler, json.dumps(job), environment)
         print(json.dumps(result["output"], indent=2))
         saved = _download(result["output"]["image_url"], arguments.output)
-    print(f"The edited picture is {saved}")
+    print(f"The edited image is {saved}")
     print(f"Before and after are {_side_by_side(job['input']['image'], saved)}")
 
 
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         "--guidance", type=float, default=GUIDANCE, help="in place of the job's (%(default)s)"
     )
     parser.add_argument("--size", default=SIZE, help="in place of the job's (%(default)s)")
-    parser.add_argument("--output", type=Path, default="output", help="where to save the picture")
+    parser.add_argument("--output", type=Path, default="output", help="where to save the image")
     return parser
 
 
@@ -94,7 +94,7 @@ def _download(url: str, directory: Path) -> Path:
 
 def _side_by_side(url: str, edited: Path) -> Path:
     """Save the input beside the result, at the result's height; return where."""
-    before = asyncio.run(Source(address_policy(Settings.load())).picture(url))
+    before = asyncio.run(ImageFetcher(address_policy(Settings.load())).fetch(url))
     with Image.open(edited) as after:
         before = before.resize((round(before.width * after.height / before.height), after.height))
         both = Image.new("RGB", (before.width + _GAP + after.width, after.height), "white")

@@ -6,10 +6,10 @@ cause travels as `__cause__` and reaches only the log.
 
     KontextError
     ├── InvalidRequest     the `input` breaks the documented contract
-    ├── SourceError        the input picture cannot be had
+    ├── SourceError        the input image cannot be had
     │   ├── FetchError       its URL may not be, or could not be, fetched
-    │   └── DecodeError      its bytes are not a picture that we accept
-    ├── UnsafePicture      the safety checker refused the result
+    │   └── DecodeError      its bytes are not an image that we accept
+    ├── UnsafeImage      the safety checker refused the result
     ├── OutOfMemory        the edit does not fit into the GPU's memory
     │   └── MemoryNotFreed   and part of that memory did not come back
     ├── GpuFault           the GPU, or this process's context on it, is lost
@@ -32,7 +32,7 @@ class KontextError(Exception):
     """Root of the tree.
 
     Attributes:
-        example: A sentence of this kind, for the README's table.
+        example: A sentence of this kind, for the table in docs/errors.md.
         remedy: What the caller, or for a `BootError` the deployer, can do about it.
         refresh_worker: Whether Runpod should replace the worker after this job.
     """
@@ -50,28 +50,28 @@ class InvalidRequest(KontextError):
 
 
 class SourceError(KontextError):
-    """The input picture cannot be had."""
+    """The input image cannot be had."""
 
 
 class FetchError(SourceError):
-    """The picture's URL may not be, or could not be, fetched."""
+    """The image's URL may not be, or could not be, fetched."""
 
     example = "Invalid image URL: example.com answered 404"
     remedy = "Give a public http(s) URL on port 80 or 443, or a data: URL."
 
 
 class DecodeError(SourceError):
-    """The fetched bytes are not a picture that we accept."""
+    """The fetched bytes are not an image that we accept."""
 
-    example = "Invalid image: not a JPEG, PNG, WebP, AVIF or GIF picture"
-    remedy = "Send a picture of an accepted format within the limits."
+    example = "Invalid image: not a JPEG, PNG, WebP, AVIF or GIF image"
+    remedy = "Send an image of an accepted format within the limits."
 
 
-class UnsafePicture(KontextError):
+class UnsafeImage(KontextError):
     """The safety checker refused the result; it was not stored and costs nothing."""
 
     example = "The safety checker refused the edited image; it was not stored and costs nothing"
-    remedy = "Change the prompt or the picture, or send another seed."
+    remedy = "Change the prompt or the image, or send another seed."
 
 
 class OutOfMemory(KontextError):

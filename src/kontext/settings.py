@@ -1,31 +1,50 @@
 """Environment variables -> one frozen `Settings`; a wrong value fails by its name.
 
-The one place where a setting's name, default, range and meaning are written; the README's table
-and the Hub form are checked against it. It opens no file and no connection.
+The one place where a setting's name, default, range and meaning are written; the table in
+docs/settings.md and the Hub form are checked against it. It opens no file and no connection.
 """
 
 import math
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from kontext.contract.pricing import USD_PER_MEGAPIXEL, Pricing
+from kontext.contract.size import (
+    DEFAULT_AREAS,
+    DEFAULT_SIDES,
+    MEGAPIXEL,
+    AreaLimits,
+    SideLimits,
+    Size,
+)
 from kontext.errors import SettingsError
-from kontext.lane import STOP_SECONDS
-from kontext.mode import Setting
-from kontext.size import DEFAULT_AREAS, MEGAPIXEL, AreaLimits, SideLimits, Size
 
-DEFAULT_SIDES = SideLimits(shortest=256, longest=2368)
 LONGEST_LINK = 604_800
 """Seconds, 7 days: the documented life of a link, and the most that SigV4 allows."""
 
-UPLOAD_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 30.0
+"""What an edit gets to end once it was asked to stop; longer than any step of an edit."""
+
+UPLOAD_TIMEOUT_SECONDS = 60.0
 """A choice: the largest PNG, 17 MB, at 0.3 MB/s."""
 
 Network = IPv4Network | IPv6Network
 StandIn = Literal["model", "safety", "bucket"]
+Mode = Literal["exact", "fast", "turbo"]
+"""How an edit is computed; `kontext.inference.mode` says what each name means."""
+
+ModeSetting = Literal["auto", Mode]
 
 
 def _split(value: object) -> object:
@@ -43,7 +62,11 @@ class Settings(BaseSettings):
     """Everything that a deployer can set, by environment variable of the same name in capitals."""
 
     model_config = SettingsConfigDict(
-        frozen=True, env_ignore_empty=True, hide_input_in_errors=True, extra="ignore"
+        validate_by_name=True,
+        frozen=True,
+        env_ignore_empty=True,
+        hide_input_in_errors=True,
+        extra="ignore",
     )
 
     model_path: str | None = Field(
@@ -53,7 +76,7 @@ class Settings(BaseSettings):
         default="black-forest-labs/FLUX.1-Kontext-dev",
         description="Hub name of the weights in Runpod's model cache, a volume or the image.",
     )
-    mode: Setting = Field(
+    mode: ModeSetting = Field(
         default="auto",
         description="`exact` (bfloat16), `fast` (8 bits), `turbo` (`fast`, with half of the steps "
         "predicted), or `auto`: `fast` where the card computes float8 or cannot hold `exact`.",
@@ -77,13 +100,13 @@ class Settings(BaseSettings):
         default=0.85,
         gt=0,
         le=1,
-        description="Probability from which the classifier flags a picture "
+        description="Probability from which the classifier flags an image "
         "(Black Forest Labs' own filter uses 0.85).",
     )
     safety_second_opinion_path: str | None = Field(
         default=None,
         description="Directory of the Stable Diffusion safety checker; when set, it must agree "
-        "before a picture is refused.",
+        "before an image is refused.",
     )
     min_side: int = Field(
         default=DEFAULT_SIDES.shortest, ge=16, le=4096, description="Shortest side, in pixels."
@@ -106,30 +129,34 @@ class Settings(BaseSettings):
         "every size as it is.",
     )
     usd_per_megapixel: float = Field(
-        default=0.03, ge=0, description="Rate of `cost`, per decimal megapixel delivered."
+        default=USD_PER_MEGAPIXEL,
+        ge=0,
+        description="Rate of `cost`, per decimal megapixel delivered.",
     )
     usd_per_image: float | None = Field(
-        default=None, ge=0, description="Flat `cost` of a picture; overrides the rate."
+        default=None, ge=0, description="Flat `cost` of an image; overrides the rate."
     )
     fetch_allowed_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = (
         Field(
             default=(),
-            description="Private networks that pictures and `s3Config` may name, comma-separated; "
+            description="Private networks that images and `s3Config` may name, comma-separated; "
             "for development.",
         )
     )
     fetch_allowed_ports: Annotated[
         frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_split)
     ] = Field(default=frozenset({80, 443}), description="Ports that those URLs may name.")
-    take_ahead_seconds: float = Field(
+    prefetch_seconds: float = Field(
+        validation_alias=AliasChoices("prefetch_seconds", "take_ahead_seconds"),
         default=1.0,
         ge=0,
         le=60,
-        description="How long before the GPU is free the next job is taken, so that its picture "
+        description="How long before the GPU is free the next job is taken, so that its image "
         "is ready; 0 takes none ahead.",
     )
-    stop_seconds: float = Field(
-        default=STOP_SECONDS,
+    stop_timeout_seconds: float = Field(
+        validation_alias=AliasChoices("stop_timeout_seconds", "stop_seconds"),
+        default=STOP_TIMEOUT_SECONDS,
         gt=0,
         le=3600,
         description="What an edit that was cancelled or timed out gets to end its step; a worker "
@@ -142,7 +169,8 @@ class Settings(BaseSettings):
         description="What a worker that must end (SIGTERM, a lost GPU, a hanging edit) gets to "
         "finish the jobs that it holds; what is not done by then fails.",
     )
-    most_internal_errors: int = Field(
+    max_internal_errors: int = Field(
+        validation_alias=AliasChoices("max_internal_errors", "most_internal_errors"),
         default=3,
         ge=0,
         description="After so many internal errors, with no success in between, the worker asks "
@@ -172,8 +200,9 @@ class Settings(BaseSettings):
     link_seconds: int = Field(
         default=LONGEST_LINK, ge=1, le=LONGEST_LINK, description="Life of a presigned link."
     )
-    upload_seconds: float = Field(
-        default=UPLOAD_SECONDS,
+    upload_timeout_seconds: float = Field(
+        validation_alias=AliasChoices("upload_timeout_seconds", "upload_seconds"),
+        default=UPLOAD_TIMEOUT_SECONDS,
         gt=0,
         le=3600,
         description="What an upload may take in all, retries included, before its job fails.",
@@ -201,6 +230,16 @@ class Settings(BaseSettings):
     runpod_endpoint_id: str | None = Field(default=None, exclude=True)
 
     @classmethod
+    def renamed(cls) -> dict[str, str]:
+        """Return the old name of each environment variable that was renamed, and its new one.
+
+        The old ones are read for one release; where both are set, the new one counts.
+        """
+        aliases = (field.validation_alias for field in cls.model_fields.values())
+        names = (alias.choices for alias in aliases if isinstance(alias, AliasChoices))
+        return {str(old).upper(): str(new).upper() for new, *others in names for old in others}
+
+    @classmethod
     def load(cls, **overrides: Any) -> Self:  # noqa: ANN401 - any field, by name
         """Read the environment.
 
@@ -221,6 +260,11 @@ class Settings(BaseSettings):
         if (self.bucket_access_key_id is None) != (self.bucket_secret_access_key is None):
             raise ValueError("BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY go together")
         return self
+
+    @property
+    def pricing(self) -> Pricing:
+        """What a delivered image costs."""
+        return Pricing(self.usd_per_megapixel, self.usd_per_image)
 
     @property
     def sides(self) -> SideLimits:
@@ -248,4 +292,8 @@ class Settings(BaseSettings):
 
 def _problem(error: ErrorDetails) -> str:
     rule = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{str(error['loc'][0]).upper()} {rule}" if error["loc"] else rule
+    if not error["loc"]:
+        return rule
+    name = str(error["loc"][0]).upper()
+    old = next((old for old, new in Settings.renamed().items() if new == name), None)
+    return f"{name} (once {old}) {rule}" if old else f"{name} {rule}"

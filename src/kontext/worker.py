@@ -11,23 +11,26 @@ from typing import Any
 
 from PIL import Image
 
-from kontext import __version__, reference
+from kontext import __version__
 from kontext.address_policy import address_policy
-from kontext.caller_bucket import CallerBucket
-from kontext.edit import Checker, Edit, Editor
-from kontext.errors import UnsafePicture, WorkerEnding
-from kontext.failures import Failures
-from kontext.lane import Lane, Stop, carrying
+from kontext.contract.request import EditRequest, unknown_keys
+from kontext.contract.size import Size
+from kontext.errors import UnsafeImage, WorkerEnding
+from kontext.images import reference
+from kontext.images.encode import encode
+from kontext.images.fetch import ImageFetcher
+from kontext.images.provenance import Provenance
+from kontext.inference.edit import Checker, Edit, Editor
+from kontext.inference.executor import GpuExecutor, Stop
+from kontext.jobs.failures import Failures
+from kontext.jobs.prefetch import Prefetch, Turn
+from kontext.jobs.progress import Progress, ProgressReporter
+from kontext.jobs.timings import Timings
 from kontext.logs import JobLog
-from kontext.output import CONTENT_TYPES, EXTENSIONS, Provenance, encode
-from kontext.pace import Pace, Turn
-from kontext.progress import Progress, ProgressReporter
-from kontext.request import EditRequest, unknown_keys
 from kontext.settings import Settings
-from kontext.size import Size, price
-from kontext.source import Source
-from kontext.stored_file import Storage, StoredFile
-from kontext.timings import Timings
+from kontext.storage.base import Storage, StoredFile
+from kontext.storage.caller_bucket import CallerBucket
+from kontext.threads import carrying
 
 Job = Mapping[str, Any]
 PostProgress = Callable[[Job, Progress], Awaitable[None]]
@@ -41,35 +44,35 @@ class Worker:
 
     Args:
         settings: Limits and prices.
-        source: Fetches input pictures.
-        editor: Edits them, on the GPU lane.
-        checker: Judges results, on the GPU lane.
+        source: Fetches input images.
+        editor: Edits them, on the GPU executor.
+        checker: Judges results, on the GPU executor.
         storage: Keeps them; a job's `s3Config` replaces it for that job.
         post_progress: Tells Runpod how far a job is.
-        lane: The thread of everything that touches the GPU.
-        pace: Told when the lane will be free, for whoever takes the jobs.
+        executor: The thread of everything that touches the GPU.
+        prefetch: Told when the executor will be free, for whoever takes the jobs.
     """
 
     def __init__(
         self,
         settings: Settings,
-        source: Source,
+        source: ImageFetcher,
         editor: Editor,
         checker: Checker,
         storage: Storage,
         post_progress: PostProgress,
-        lane: Lane,
-        pace: Pace | None = None,
+        executor: GpuExecutor,
+        prefetch: Prefetch | None = None,
     ) -> None:
         self._settings = settings
-        self._source = source
+        self._fetcher = source
         self._editor = editor
         self._checker = checker
         self._storage = storage
         self._post_progress = post_progress
-        self._pace = pace or Pace(settings.take_ahead_seconds)
-        self._lane = lane
-        self._failures = Failures(settings.most_internal_errors)
+        self._prefetch = prefetch or Prefetch(settings.prefetch_seconds)
+        self._executor = executor
+        self._failures = Failures(settings.max_internal_errors)
 
     async def run(self, job: Job) -> dict[str, Any]:
         """Run one job as Runpod hands it over.
@@ -80,10 +83,10 @@ class Worker:
         """
         log = JobLog(str(job.get("id")))
         try:
-            with self._pace.turn() as turn:
+            with self._prefetch.turn() as turn:
                 output = await self._run(job, turn, log)
         except asyncio.CancelledError:
-            if not self._lane.closed:  # then the caller stopped the job, and reads no answer
+            if not self._executor.closed:  # then the caller stopped the job, and reads no answer
                 raise
             return self._failures.answer(WorkerEnding(WorkerEnding.example), log)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job is answered
@@ -101,12 +104,12 @@ class Worker:
             edit = await self._prepare(request)
         turn.ready()
         async with self._reporter(job, edit) as reporter:
-            picture = await self._edit(request, edit, turn, reporter, timings)
+            image = await self._edit(edit, turn, reporter, timings)
             with timings("encode"):
-                file = await asyncio.to_thread(carrying(self._file), job, request, edit, picture)
+                file = await asyncio.to_thread(carrying(self._file), job, edit, image)
             with timings("store"):
                 link = await storage.store(file)
-        cost = self._price(edit.size)
+        cost = self._settings.pricing.cost(edit.size)
         log.info(
             "done: %s; %s %s, seed %d, cost %s",
             timings,
@@ -122,38 +125,35 @@ class Worker:
         if config is None:
             return self._storage
         settings = self._settings
-        bucket = partial(CallerBucket, seconds=settings.upload_seconds)
+        bucket = partial(CallerBucket, seconds=settings.upload_timeout_seconds)
         return await asyncio.to_thread(carrying(bucket), config, address_policy(settings))
 
     async def _prepare(self, request: EditRequest) -> Edit:
         areas = self._settings.areas
-        source = await self._source.picture(request.image, request.pixels(areas))
+        source = await self._fetcher.fetch(request.image, request.pixels(areas))
         size = request.output_size(Size(*source.size), self._settings.sides)
         generated = areas.generated(size)
         drawn = secrets.randbelow(LARGEST_DRAWN_SEED + 1)
         return Edit(
-            prompt=request.prompt,
-            negative_prompt=request.negative_prompt,
+            request,
             reference=await asyncio.to_thread(carrying(reference.fit), source, generated),
             size=size,
             generated=generated,
-            steps=request.num_inference_steps,
-            guidance=request.guidance,
             seed=drawn if request.seed == -1 else request.seed,
         )
 
     def _reporter(self, job: Job, edit: Edit) -> ProgressReporter:
-        return ProgressReporter(lambda progress: self._post_progress(job, progress), edit.steps)
+        post = partial(self._post_progress, job)
+        return ProgressReporter(post, edit.request.num_inference_steps)
 
     async def _edit(
         self,
-        request: EditRequest,
         edit: Edit,
         turn: Turn,
         reporter: ProgressReporter,
         timings: Timings,
     ) -> Image.Image:
-        """Edit and judge in one go on the lane: between the two the next edit would slip in."""
+        """Edit and judge in one go on the executor: between the two the next edit would slip in."""
         loop = asyncio.get_running_loop()
 
         def work(stop: Stop) -> tuple[Image.Image, bool]:
@@ -163,39 +163,36 @@ class Worker:
                 loop.call_soon_threadsafe(reporter.step, done)
 
             stop.check()
-            loop.call_soon_threadsafe(turn.enter, edit.steps)
+            loop.call_soon_threadsafe(turn.enter, edit.request.num_inference_steps)
             with timings("edit"):
-                picture = self._editor.edit(edit, on_step)
+                image = self._editor.edit(edit, on_step)
             with timings("safety"):
-                flagged = request.enable_safety_checker and self._checker.flags(picture)
-            return picture, flagged
+                flagged = edit.request.enable_safety_checker and self._checker.flags(image)
+            return image, flagged
 
-        picture, flagged = await self._lane.run(work)
+        image, flagged = await self._executor.run(work)
         turn.leave()
         if flagged:
-            raise UnsafePicture(UnsafePicture.example)
-        return picture
+            raise UnsafeImage(UnsafeImage.example)
+        return image
 
-    def _file(self, job: Job, request: EditRequest, edit: Edit, picture: Image.Image) -> StoredFile:
+    def _file(self, job: Job, edit: Edit, image: Image.Image) -> StoredFile:
+        request = edit.request
         provenance = Provenance(
             software=f"kontext {__version__}",
             model=self._editor.model,
             revision=self._editor.revision,
             mode=self._editor.mode,
             seed=edit.seed,
-            steps=edit.steps,
-            guidance=edit.guidance,
+            steps=request.num_inference_steps,
+            guidance=request.guidance,
             size=str(edit.size),
-            generated=str(edit.generated_size),
+            generated=str(edit.generated),
         )
         return StoredFile(
             job_id=str(job["id"]),
-            extension=EXTENSIONS[request.output_format],
-            content=encode(picture, request.output_format, provenance),
-            content_type=CONTENT_TYPES[request.output_format],
+            extension=request.output_format.extension,
+            content=encode(image, request.output_format, provenance),
+            content_type=request.output_format.content_type,
             metadata=provenance.fields(),
         )
-
-    def _price(self, size: Size) -> float:
-        settings = self._settings
-        return price(size, settings.usd_per_megapixel, settings.usd_per_image)

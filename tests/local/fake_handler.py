@@ -6,7 +6,7 @@ named as its seed.
 
 Every job that it stores is a line in that file, `JOB-ID PROCESS-ID`, so that a test can count what
 was run; so is its start, with `boot` in the place of the job. It prints what happens when: a
-picture fetched, the lane entered, a step, the lane left, a result stored.
+image fetched, the executor entered, a step, the executor left, a result stored.
 """
 
 import asyncio
@@ -23,27 +23,27 @@ from PIL import Image
 
 from kontext import logs
 from kontext.address_policy import address_policy
-from kontext.edit import Edit
 from kontext.errors import BootError, GpuFault, MemoryNotFreed, OutOfMemory
-from kontext.lane import Lane
-from kontext.pace import Pace
+from kontext.images.fetch import ImageFetcher
+from kontext.inference.edit import Edit
+from kontext.inference.executor import GpuExecutor
+from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.source import Source
-from kontext.stored_file import StoredFile
+from kontext.storage.base import StoredFile
 from kontext.worker import Worker
 
 MOMENT = 0.01
 """Seconds between two looks at a file."""
 
 
-class PrintingSource(Source):
-    """Says when it has fetched a picture."""
+class PrintingSource(ImageFetcher):
+    """Says when it has fetched an image."""
 
-    async def picture(self, url: str, pixels: int | None = None) -> Image.Image:
-        """Return the picture."""
-        picture = await super().picture(url, pixels)
+    async def fetch(self, url: str, pixels: int | None = None) -> Image.Image:
+        """Return the image."""
+        image = await super().fetch(url, pixels)
         say("fetched")
-        return picture
+        return image
 
 
 class Painter:
@@ -52,15 +52,15 @@ class Painter:
     model, revision, mode = "fake", "0", "exact"
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
-        """Return a plain picture."""
+        """Return a plain image."""
         say(f"enter {edit.seed}")
         try:
-            fail(edit.prompt)
-            for step in range(edit.steps):
+            fail(edit.request.prompt)
+            for step in range(edit.request.num_inference_steps):
                 say(f"step {edit.seed}")
-                time.sleep(0.1 if edit.prompt == "take your time" else 0)
+                time.sleep(0.1 if edit.request.prompt == "take your time" else 0)
                 on_step(step + 1)
-                while edit.prompt == "wait" and not lies_there(str(edit.seed)):
+                while edit.request.prompt == "wait" and not lies_there(str(edit.seed)):
                     time.sleep(MOMENT)
             return Image.new("RGB", (edit.size.width, edit.size.height))
         finally:
@@ -93,7 +93,7 @@ def fail(prompt: str) -> None:
 class Lenient:
     """Passes everything."""
 
-    def flags(self, _picture: Image.Image) -> bool:
+    def flags(self, _image: Image.Image) -> bool:
         """Pass."""
         return False
 
@@ -140,14 +140,16 @@ def main() -> None:
     sys.modules["cpuinfo"] = SimpleNamespace(get_cpu_info=dict)  # type: ignore[assignment]
     import runpod.serverless  # noqa: PLC0415
 
-    from kontext.serverless import hand_over, post_progress  # noqa: PLC0415
+    from kontext.serverless.sdk import hand_over, post_progress  # noqa: PLC0415
 
-    source, pace = PrintingSource(address_policy(settings)), Pace(settings.take_ahead_seconds)
-    lane = Lane(settings.stop_seconds)
-    worker = Worker(settings, source, Painter(), Lenient(), Ledger(), post_progress, lane, pace)
+    source, prefetch = PrintingSource(address_policy(settings)), Prefetch(settings.prefetch_seconds)
+    executor = GpuExecutor(settings.stop_timeout_seconds)
+    worker = Worker(
+        settings, source, Painter(), Lenient(), Ledger(), post_progress, executor, prefetch
+    )
     note("boot")
     runpod.serverless.register_fitness_check(is_fit)
-    hand_over(worker.run, pace, lane, settings.shutdown_seconds)
+    hand_over(worker.run, prefetch, executor, settings.shutdown_seconds)
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ PATIENCE = 60.0
 """Seconds until a test gives up."""
 
 
-def _picture() -> str:
+def _image() -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (64, 64), "olive").save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-EDIT = {"prompt": "x", "image": _picture(), "size": "256*256", "num_inference_steps": 1}
+EDIT = {"prompt": "x", "image": _image(), "size": "256*256", "num_inference_steps": 1}
 LONG_EDIT = {**EDIT, "prompt": "take your time", "num_inference_steps": 10}
 """One second, a progress report each tenth."""
 

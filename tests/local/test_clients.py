@@ -190,7 +190,7 @@ async def test_curl(base_url: str, tmp_path: Path, snippet: str) -> None:
 
 
 async def test_python(base_url: str, tmp_path: Path) -> None:
-    """The documented snippet prints the picture's URL."""
+    """The documented snippet prints the image's URL."""
     code = f"RUNPOD_API_KEY = {KEY!r}\n" + PYTHON.replace(RUNPOD, base_url)
 
     shown = await output_of(sys.executable, "-c", code, directory=tmp_path)
@@ -199,7 +199,7 @@ async def test_python(base_url: str, tmp_path: Path) -> None:
 
 
 async def test_javascript(base_url: str, tmp_path: Path) -> None:
-    """The documented snippet prints the picture's URL."""
+    """The documented snippet prints the image's URL."""
     code = f"const RUNPOD_API_KEY = {KEY!r}\n" + JAVASCRIPT.replace(RUNPOD, base_url)
 
     shown = await output_of(

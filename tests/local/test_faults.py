@@ -15,7 +15,7 @@ from tests.local.served import EDIT, LONG_EDIT, Served, commanded, free_port, se
 BRIEF_EDIT = {**LONG_EDIT, "num_inference_steps": 3}
 JOBS, KILLS, WORKERS = 200, 16, 10
 HELD = 2
-"""Jobs that a worker has at most: one on the lane, and one before or behind it."""
+"""Jobs that a worker has at most: one on the executor, and one before or behind it."""
 
 
 async def kill_workers(served: Served, chance: random.Random) -> None:

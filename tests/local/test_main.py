@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from kontext import embedded_bucket
 from kontext.local.worker_environment import worker_environments
 from kontext.settings import Settings
-from kontext.storage import Bucket
-from kontext.stored_file import StoredFile
+from kontext.storage import embedded_bucket
+from kontext.storage.base import StoredFile
+from kontext.storage.bucket import Bucket
 from tests.local.served import EDIT, LONG_EDIT, commanded, free_port, processes
 
 KEY = "rpa_KEY_of_these_tests"

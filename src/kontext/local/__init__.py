@@ -1,6 +1,10 @@
 """Runpod's API v2 on your own machine: queue, workers, status, embedded bucket.
 
-A development and single-box server: it imitates Runpod's queue, it does not replace it.
+A development and single-box server: it imitates Runpod's queue, it does not replace it. It knows
+workers only as processes that speak HTTP.
+
+May import: errors, logs, contract, settings, address_policy, child_process,
+storage.embedded_bucket.
 """
 
 GRACE_SECONDS = 120.0

@@ -13,11 +13,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kontext import embedded_bucket
 from kontext.errors import BootError
 from kontext.local import GRACE_SECONDS, QUEUE_LIMIT
 from kontext.local.errors import QueueUnavailable
 from kontext.local.worker_environment import worker_environments
+from kontext.storage import embedded_bucket
 
 if TYPE_CHECKING:
     from kontext.local.server import Server
@@ -104,7 +104,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
         raise BootError(f"there is no {arguments.handler}; name the workers' program by --handler")
     api_key, environment = _api_key(arguments.api_key_file), dict(os.environ)
     environment.pop(API_KEY, None)  # no worker needs it
-    _claim(arguments.data, resources)
+    _lock_data_directory(arguments.data, resources)
     bucket: Mapping[str, str] = {}
     if not (environment.get("BUCKET_NAME") or environment.get("BUCKET_ENDPOINT_URL")):
         bucket = resources.enter_context(
@@ -125,7 +125,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
         )
     )
     stop = stop_on_signals()
-    print(_invitation(server, arguments, has_key=api_key is not None), flush=True)
+    print(_startup_message(server, arguments, has_key=api_key is not None), flush=True)
     await server.run(stop)
 
 
@@ -144,9 +144,9 @@ def _api_key(file: Path | None) -> str | None:
     return key
 
 
-def _claim(directory: Path, resources: ExitStack) -> None:
+def _lock_data_directory(directory: Path, resources: ExitStack) -> None:
     """Keep a second server off the directory: it would hand out the first one's jobs again."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts, keys and pictures
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts, keys and images
     lock = resources.enter_context((directory / "lock").open("w"))
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +154,7 @@ def _claim(directory: Path, resources: ExitStack) -> None:
         raise BootError(f"another server uses {directory}; choose one by --data") from None
 
 
-def _invitation(server: "Server", arguments: argparse.Namespace, *, has_key: bool) -> str:
+def _startup_message(server: "Server", arguments: argparse.Namespace, *, has_key: bool) -> str:
     file = arguments.api_key_file
     key = f"$(cat {shlex.quote(str(file))})" if file else f"${API_KEY}"
     header = f'\n  -H "Authorization: Bearer {key}" \\' if has_key else ""

@@ -68,7 +68,7 @@ class LocalAccess:
         return None
 
 
-async def json_alone(request: Request) -> None:
+async def require_json(request: Request) -> None:
     """Admit a body only if it is declared as JSON; any page may send text or a form unasked.
 
     Raises:

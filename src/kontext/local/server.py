@@ -151,7 +151,7 @@ class Server:
         if key:
             return application(clients.routes(require_api_key(key)), workers, origins=["*"])
         return access.LocalAccess(
-            application(clients.routes(access.json_alone), workers, origins=origins),
+            application(clients.routes(access.require_json), workers, origins=origins),
             hosts=(self._options.host, *self._options.allowed_hosts),
             origins=origins,
         )

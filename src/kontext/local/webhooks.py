@@ -32,7 +32,7 @@ log = logging.getLogger("kontext")
 
 
 def webhook_policy(settings: Settings) -> Policy:
-    """Return the policy of pictures' addresses, and with it loopback and every port.
+    """Return the policy of images' addresses, and with it loopback and every port.
 
     The receiver of a developer listens on this machine, on a port such as 3000.
     """

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from kontext.lifeline import tied
+from kontext.child_process import kill_with_parent
 from kontext.local import GRACE_SECONDS
 from kontext.local.jobs import SECOND
 from kontext.local.queue import Queue
@@ -104,7 +104,7 @@ class WorkerProcess:
         """Run one worker to its end; tell whether it had booted."""
         self.id, self._silence, self._asked_to_end = secrets.token_hex(7), 0.0, math.inf
         self._process = await asyncio.create_subprocess_exec(
-            *tied([sys.executable, "-u", str(self._handler)]),
+            *kill_with_parent([sys.executable, "-u", str(self._handler)]),
             stdin=asyncio.subprocess.PIPE,
             env={**self._environment, "RUNPOD_POD_ID": self.id},
             start_new_session=True,  # also: a Ctrl-C at the terminal is the server's to handle

@@ -1,0 +1,109 @@
+"""Child processes that are killed when this process ends, however it ends, and servers in them.
+
+A child does not notice that its parent was killed. A shell between the two does: it waits for the
+child, and for the end of a pipe that only the parent holds open. When the parent closes that pipe
+or dies, the shell kills the child and everything that the child started, stopped processes and
+those that ignore SIGTERM included.
+"""
+
+import contextlib
+import os
+import re
+import subprocess
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from threading import Thread
+
+from kontext.errors import BootError
+
+_SCRIPT = """
+exec 3<&0
+"$@" < /dev/null 3<&- &
+child=$!
+exec 2> /dev/null  # what follows is of no interest
+trap 'kill -TERM "$child"' TERM
+(cat <&3 > /dev/null; kill -KILL 0) &
+watch=$!
+exec 3<&-
+wait "$child"
+code=$?
+while kill -0 "$child"; do  # the trap interrupted the wait
+    wait "$child"
+    code=$?
+done
+kill "$watch"
+exit "$code"
+"""
+
+GRACE_SECONDS = 5.0
+"""What a server gets to end by itself before it is killed."""
+
+
+def kill_with_parent(command: list[str]) -> list[str]:
+    """Wrap `command` so that it is killed when this process exits.
+
+    Start the returned command in a session of its own, because the whole session is killed, and
+    with a pipe as standard input that you keep open for as long as the child is to live. SIGTERM,
+    exit status and output are the child's.
+    """
+    return ["/bin/sh", "-c", _SCRIPT, "sh", *command]
+
+
+@contextmanager
+def child_server(
+    command: list[str], listening: str, environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Run a server while the block runs.
+
+    Args:
+        command: What starts it.
+        listening: Regular expression of what it writes to stderr once it listens, with its
+            address as the group.
+        environment: Its own; ours, when None.
+
+    Yields:
+        Its address.
+
+    Raises:
+        BootError: It ended before it listened.
+    """
+    with subprocess.Popen(
+        kill_with_parent(command),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        if process.stdin:
+            # A fork, such as the SDK's heartbeat, would keep the pipe open after our death.
+            os.register_at_fork(after_in_child=process.stdin.close)
+        log = process.stderr or ()
+        # Read to its end: a full pipe would stop the server.
+        drain = Thread(target=deque, args=(log, 0), daemon=True)
+        try:
+            address = _address(log, listening)
+            drain.start()
+            yield address
+        finally:
+            _end(process)
+            if drain.ident:
+                drain.join()
+
+
+def _address(log: Iterable[str], listening: str) -> str:
+    line = "without a word"
+    for line in log:
+        if match := re.search(listening, line):
+            return match[1]
+    raise BootError(f"the server did not start: {line.strip()}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_SECONDS)
+    if process.stdin:
+        process.stdin.close()  # and so kill it

@@ -1,0 +1,64 @@
+"""How an image was made, as XMP: IPTC's digital source type and all that repeats the edit.
+
+Knows facts and XML, nothing of file formats. The prompt is never part of it.
+"""
+
+from dataclasses import asdict, dataclass
+from xml.etree import ElementTree as ET
+
+DIGITAL_SOURCE_TYPE = (
+    "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
+)
+"""IPTC's term for an image of which trained models made a part."""
+
+_NAMESPACES = {
+    "x": "adobe:ns:meta/",
+    "rdf": "http://www.w3.org/1999/02/22-rdf-syntax-ns#",
+    "xmp": "http://ns.adobe.com/xap/1.0/",
+    "Iptc4xmpExt": "http://iptc.org/std/Iptc4xmpExt/2008-02-29/",
+    "kontext": "https://kontext.invalid/ns/1.0/",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How an image was made: all that is needed to make it again, but the prompt.
+
+    Attributes:
+        size: What was asked for and delivered, 'width*height'.
+        generated: What the model generated, before it was scaled to `size`.
+    """
+
+    software: str
+    model: str
+    revision: str
+    mode: str
+    seed: int
+    steps: int
+    guidance: float
+    size: str
+    generated: str
+
+    def fields(self) -> dict[str, str]:
+        """Return every fact as text, by name."""
+        return {name: str(value) for name, value in asdict(self).items()}
+
+
+def xmp(provenance: Provenance) -> bytes:
+    """Write an XMP packet (ISO 16684-1), UTF-8."""
+    for prefix, namespace in _NAMESPACES.items():
+        ET.register_namespace(prefix, namespace)
+    root = ET.Element(_name("x", "xmpmeta"))
+    rdf = ET.SubElement(root, _name("rdf", "RDF"))
+    description = ET.SubElement(rdf, _name("rdf", "Description"))
+    description.set(_name("rdf", "about"), "")
+    description.set(_name("Iptc4xmpExt", "DigitalSourceType"), DIGITAL_SOURCE_TYPE)
+    description.set(_name("xmp", "CreatorTool"), provenance.software)
+    for name, value in provenance.fields().items():
+        description.set(_name("kontext", name), value)
+    packet: bytes = ET.tostring(root, encoding="utf-8")
+    return packet
+
+
+def _name(prefix: str, local: str) -> str:
+    return f"{{{_NAMESPACES[prefix]}}}{local}"

@@ -1,0 +1,126 @@
+"""Is this image fit to return? Knows classifiers and thresholds, nothing of jobs.
+
+The first opinion is Falconsai/nsfw_image_detection, a ViT classifier; the optional second one is
+the Stable Diffusion safety checker, which then must agree before an image is refused.
+"""
+
+from pathlib import Path
+
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import ViTForImageClassification
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from kontext.errors import BootError
+from kontext.inference import stand_in
+from kontext.inference.gpu_faults import GpuGuard
+
+UNSAFE_LABEL = "nsfw"
+
+
+class SecondOpinion:
+    """The Stable Diffusion safety checker, without the rounding of its scores."""
+
+    def __init__(
+        self, checker: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil
+    ) -> None:
+        self._checker = checker
+        self._processor = processor
+
+    @torch.inference_mode()
+    def flags(self, image: Image.Image) -> bool:
+        """Tell whether any of its concepts is closer to the image than its threshold."""
+        pixels = self._processor(image, return_tensors="pt")["pixel_values"]
+        # The exporter's variant of `forward` is the one that does not round; the dummy is what
+        # it blackens in place of the image.
+        dummy = torch.zeros(1)
+        _, flagged = self._checker.forward_onnx(pixels.to(self._checker.device), dummy)
+        return bool(flagged.any())
+
+
+class SafetyChecker:
+    """Refuses an image when the classifier, and the second opinion if any, flag it.
+
+    Args:
+        classifier: Has a label `nsfw`.
+        processor: The classifier's own.
+        threshold: Probability from which it flags, 0..1.
+        second_opinion: Must agree, when given.
+        guard: Says what a failure on the GPU means.
+    """
+
+    def __init__(
+        self,
+        classifier: ViTForImageClassification,
+        processor: ViTImageProcessorPil,
+        threshold: float,
+        second_opinion: SecondOpinion | None = None,
+        guard: GpuGuard | None = None,
+    ) -> None:
+        self._classifier = classifier
+        self._processor = processor
+        self._threshold = threshold
+        self._second_opinion = second_opinion
+        self._guard = guard or GpuGuard()
+        self._unsafe = classifier.config.label2id[UNSAFE_LABEL]
+
+    def flags(self, image: Image.Image) -> bool:
+        """Tell whether `image` (RGB) must not be returned.
+
+        Raises:
+            OutOfMemory: Judging it takes more memory than the GPU has left.
+            GpuFault: The GPU is lost.
+        """
+        return self._guard.run(
+            lambda: self._flags(image),
+            "The safety checker ran out of GPU memory; ask for a smaller size",
+        )
+
+    def _flags(self, image: Image.Image) -> bool:
+        # Written so that a score that is not a number flags.
+        if self.probability(image) < self._threshold:
+            return False
+        return self._second_opinion is None or self._second_opinion.flags(image)
+
+    @torch.inference_mode()
+    def probability(self, image: Image.Image) -> float:
+        """Return the classifier's probability, 0..1, unrounded, that the image is unsafe."""
+        pixels = self._processor(image, return_tensors="pt")["pixel_values"]
+        logits = self._classifier(pixel_values=pixels.to(self._classifier.device)).logits
+        return float(logits.softmax(-1)[0, self._unsafe])
+
+
+def load(
+    path: str, threshold: float, second_opinion_path: str | None, device: str
+) -> SafetyChecker:
+    """Load the checker from disk, offline, in float32.
+
+    Raises:
+        BootError: A directory holds no such model; the worker then must not start.
+    """
+    try:
+        classifier = ViTForImageClassification.from_pretrained(path, local_files_only=True)
+        processor = ViTImageProcessorPil.from_pretrained(path, local_files_only=True)
+        second = _load_second_opinion(second_opinion_path, device) if second_opinion_path else None
+        return SafetyChecker(classifier.to(device).eval(), processor, threshold, second)
+    except (OSError, ValueError, KeyError) as error:
+        raise BootError(
+            "the safety checker cannot be loaded: SAFETY_MODEL_PATH must hold "
+            "Falconsai/nsfw_image_detection, and SAFETY_SECOND_OPINION_PATH, when set, "
+            "CompVis/stable-diffusion-safety-checker"
+        ) from error
+
+
+def load_stand_in(threshold: float) -> SafetyChecker:
+    """Build a checker of the same class that passes everything."""
+    return SafetyChecker(*stand_in.classifier(), threshold)
+
+
+def _load_second_opinion(path: str, device: str) -> SecondOpinion:
+    if not Path(path).is_dir():
+        raise OSError(f"{path} is not a directory")
+    checker = StableDiffusionSafetyChecker.from_pretrained(path, local_files_only=True)
+    processor = CLIPImageProcessorPil.from_pretrained(path, local_files_only=True)
+    return SecondOpinion(checker.to(device).eval(), processor)

@@ -1,0 +1,37 @@
+"""Stand-ins for a machine without weights: the real classes, tiny.
+
+The model follows a few instructions that a person can see the effect of, such as "make it sepia",
+and returns an image as it is for any other; `builder/stand_in` trains it. The classifier passes
+everything.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import ViTConfig, ViTForImageClassification
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+NAME = "kontext stand-in"
+"""What an image's provenance names as its model."""
+
+WEIGHTS = Path(__file__).with_name("stand_in_weights")
+"""A pipeline in diffusers' layout, half precision, with its SHA-256 sums and its model card."""
+
+
+def classifier() -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
+    """Build a classifier of Falconsai's class whose bias makes every image 'normal'."""
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=16,
+        image_size=32,
+        patch_size=16,
+        id2label={0: "normal", 1: "nsfw"},
+        label2id={"normal": 0, "nsfw": 1},
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = ViTForImageClassification(config).eval()
+    model.classifier.bias.data = torch.tensor([100.0, -100.0])
+    return model, ViTImageProcessorPil(size={"height": 32, "width": 32})

@@ -1,0 +1,180 @@
+"""What exceptions from the GPU mean; raised here with the texts that CUDA's libraries write."""
+
+import gc
+import weakref
+from typing import NoReturn
+
+import pytest
+import torch
+
+from kontext.errors import Cancelled, GpuFault, MemoryNotFreed, OutOfMemory
+from kontext.inference.gpu_faults import KEPT_BYTES, SCARCE_BYTES, GpuGuard
+
+CUBLAS = "CUDA error: {} when calling `cublasCreate(handle)`"
+SENTENCE = "The edit ran out of GPU memory; ask for a smaller size"
+LEAST_FREE = SCARCE_BYTES
+
+
+class FakeMemory:
+    """Answers in turn what could be taken: before the work, and after its failure."""
+
+    def __init__(self, *available: int, free: int = LEAST_FREE) -> None:
+        self._available = list(available) or [0, 0]
+        self._free = free
+        self.released = False
+
+    def free(self) -> int:
+        return self._free
+
+    def available(self) -> int:
+        return self._available.pop(0)
+
+    def release(self) -> None:
+        self.released = True
+
+
+class LostMemory(FakeMemory):
+    """What a lost context answers after the work: every call fails."""
+
+    def release(self) -> NoReturn:
+        raise torch.AcceleratorError("CUDA error: unspecified launch failure")
+
+
+def failing(error: BaseException) -> NoReturn:
+    raise error
+
+
+def meaning(error: BaseException, memory: FakeMemory | None = None) -> BaseException:
+    """Return what comes out of the guard when the work raises `error`."""
+    with pytest.raises(BaseException) as caught:  # noqa: PT011 - the test looks at it
+        GpuGuard(memory or FakeMemory()).run(lambda: failing(error), SENTENCE)
+    return caught.value
+
+
+def test_what_the_work_returns_is_returned() -> None:
+    """Nothing is done to work that succeeds."""
+    memory = FakeMemory()
+
+    assert GpuGuard(memory).run(lambda: 7, SENTENCE) == 7
+    assert not memory.released
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered"),
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("CUDA error: uncorrectable ECC error encountered"),
+        RuntimeError(CUBLAS.format("CUBLAS_STATUS_EXECUTION_FAILED")),
+        RuntimeError(CUBLAS.format("CUBLAS_STATUS_NOT_INITIALIZED")),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR"),
+        RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"),
+        RuntimeError("CUDA driver error: device not ready"),
+    ],
+    ids=str,
+)
+def test_a_lost_context_is_a_gpu_fault(error: RuntimeError) -> None:
+    """One public sentence, another worker, and the whole cause for the log."""
+    fault = meaning(error)
+
+    assert isinstance(fault, GpuFault)
+    assert str(fault) == GpuFault.example
+    assert fault.refresh_worker
+    assert fault.__cause__ is error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError(CUBLAS.format("CUBLAS_STATUS_ALLOC_FAILED")),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_keeps_the_worker_when_the_memory_comes_back(
+    error: RuntimeError,
+) -> None:
+    """Whichever library found it out; the caches are emptied before the memory is counted."""
+    memory = FakeMemory(10 * KEPT_BYTES, 9 * KEPT_BYTES)
+    failure = meaning(error, memory)
+
+    assert type(failure) is OutOfMemory
+    assert str(failure) == SENTENCE
+    assert not failure.refresh_worker
+    assert memory.released
+
+
+def test_memory_that_does_not_come_back_replaces_the_worker() -> None:
+    """What an edit has leaked is missing from every later one."""
+    memory = FakeMemory(10 * KEPT_BYTES, 9 * KEPT_BYTES - 1)
+    failure = meaning(torch.OutOfMemoryError("CUDA out of memory."), memory)
+
+    assert isinstance(failure, MemoryNotFreed)
+    assert str(failure) == SENTENCE
+    assert failure.refresh_worker
+
+
+def test_memory_that_cannot_be_counted_is_a_gpu_fault() -> None:
+    """When even emptying the caches fails, more is lost than memory."""
+    assert isinstance(
+        meaning(torch.OutOfMemoryError("CUDA out of memory."), LostMemory()), GpuFault
+    )
+
+
+def test_a_cublas_without_room_for_its_handle_is_out_of_memory() -> None:
+    """Then cuBLAS says that it is not initialized, as it does when the context is lost."""
+    error = RuntimeError(CUBLAS.format("CUBLAS_STATUS_NOT_INITIALIZED"))
+
+    assert isinstance(meaning(error, FakeMemory(free=SCARCE_BYTES - 1)), OutOfMemory)
+    assert isinstance(meaning(error, FakeMemory(free=SCARCE_BYTES)), GpuFault)
+
+
+def test_what_a_compiler_wraps_is_found() -> None:
+    """Compiled code raises the library's error as the cause of its own."""
+    wrapped = RuntimeError("the backend failed")
+    wrapped.__cause__ = torch.AcceleratorError("CUDA error: unknown error")
+
+    assert isinstance(meaning(wrapped), GpuFault)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes do not match"), ArithmeticError("not finite"), Cancelled()]
+)
+def test_other_errors_pass_unchanged(error: Exception) -> None:
+    """They are no business of the GPU."""
+    assert meaning(error) is error
+
+
+def test_the_tensors_of_the_failed_work_are_gone_when_its_memory_is_counted() -> None:
+    """An exception keeps its frames, and these their tensors, for as long as it is handled."""
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    class Watching(FakeMemory):
+        def release(self) -> None:
+            gc.collect()
+            alive.append(tensors[0]() is not None)
+
+    def work() -> None:
+        held = torch.zeros(1)
+        tensors.append(weakref.ref(held))
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(OutOfMemory):
+        GpuGuard(Watching()).run(work, SENTENCE)
+
+    assert alive == [False]
+
+
+def test_a_process_without_cuda_has_no_memory_to_count() -> None:
+    """The stand-in on a laptop: nothing is missing after a failure."""
+    with pytest.raises(OutOfMemory) as failure:
+        GpuGuard().run(lambda: failing(torch.OutOfMemoryError("CUDA out of memory.")), SENTENCE)
+
+    assert not failure.value.refresh_worker

@@ -1,0 +1,134 @@
+"""The safety checker, on tiny random models of the real classes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
+from transformers import CLIPConfig, ViTForImageClassification
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from kontext.errors import BootError, GpuFault, OutOfMemory
+from kontext.inference import safety, stand_in
+from kontext.inference.safety import SafetyChecker, SecondOpinion
+
+PICTURE = Image.new("RGB", (300, 200), "teal")
+
+
+def classifier(probability: float) -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
+    """Return a classifier that gives every image this probability of being unsafe."""
+    model, processor = stand_in.classifier()
+    model.classifier.weight.data.zero_()
+    odds = torch.tensor(probability).logit()
+    model.classifier.bias.data = torch.stack([torch.tensor(0.0), odds])
+    return model, processor
+
+
+def second_opinion(threshold: float) -> SecondOpinion:
+    """Return a tiny Stable Diffusion checker that flags from this cosine similarity."""
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    vision = {**tower, "intermediate_size": 16, "image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    checker = StableDiffusionSafetyChecker(
+        CLIPConfig(projection_dim=8, vision_config=vision, text_config=tower)
+    ).eval()
+    checker.concept_embeds_weights.data.fill_(threshold)
+    checker.special_care_embeds_weights.data.fill_(2.0)
+    square = {"height": 32, "width": 32}
+    return SecondOpinion(checker, CLIPImageProcessorPil(size=square, crop_size=square))
+
+
+@pytest.mark.parametrize(
+    ("probability", "flagged"),
+    [(0.0, False), (0.8499, False), (0.8501, True), (1.0, True), (float("nan"), True)],
+)
+def test_the_threshold_decides(probability: float, flagged: bool) -> None:
+    """Scores are compared unrounded, and one that is not a number is no pass."""
+    assert SafetyChecker(*classifier(probability), threshold=0.85).flags(PICTURE) is flagged
+
+
+def test_the_score_is_the_models_own() -> None:
+    """The probability is the softmax of the classifier's logits at its label 'nsfw'."""
+    checker = SafetyChecker(*classifier(0.123456), threshold=0.85)
+
+    assert checker.probability(PICTURE) == pytest.approx(0.123456, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "flagged"),
+    [(0.9, -2.0, True), (0.9, 2.0, False), (0.1, -2.0, False)],
+    ids=["both flag", "second disagrees", "first passes"],
+)
+def test_both_opinions_must_agree(first: float, second: float, flagged: bool) -> None:
+    """An image is refused only when the classifier and the second opinion flag it."""
+    checker = SafetyChecker(*classifier(first), 0.85, second_opinion(second))
+
+    assert checker.flags(PICTURE) is flagged
+
+
+def test_the_second_opinion_does_not_round() -> None:
+    """A similarity above the threshold by less than the library's rounding still flags."""
+    opinion = second_opinion(-2.0)
+    pixels = opinion._processor(PICTURE, return_tensors="pt")["pixel_values"]
+    embedding = opinion._checker.visual_projection(opinion._checker.vision_model(pixels)[1])
+    opinion._checker.concept_embeds.data[:] = embedding.detach()  # cosine similarity 1
+
+    opinion._checker.concept_embeds_weights.data.fill_(1 - 2e-4)
+    assert opinion.flags(PICTURE)
+    opinion._checker.concept_embeds_weights.data.fill_(1 + 2e-4)
+    assert not opinion.flags(PICTURE)
+
+
+def test_it_loads_from_disk(tmp_path: Path) -> None:
+    """What is saved in the layout of the Hub loads, offline, and judges alike."""
+    opinion = second_opinion(-2.0)
+    for part in classifier(0.9):
+        part.save_pretrained(tmp_path / "first")
+    for part in (opinion._checker, opinion._processor):
+        part.save_pretrained(tmp_path / "second")
+
+    checker = safety.load(str(tmp_path / "first"), 0.85, str(tmp_path / "second"), "cpu")
+    assert checker.flags(PICTURE)
+    assert checker.probability(PICTURE) == pytest.approx(0.9, abs=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["first", "second"])
+def test_a_checker_that_cannot_be_loaded_refuses_the_boot(tmp_path: Path, missing: str) -> None:
+    """There is no silent pass: either directory that holds no model is an error by name."""
+    for part in classifier(0.9):
+        part.save_pretrained(tmp_path / "first")
+    second = tmp_path / "second"
+    first = tmp_path / ("nowhere" if missing == "first" else "first")
+
+    with pytest.raises(BootError, match=r"SAFETY_MODEL_PATH must hold Falconsai"):
+        safety.load(str(first), 0.85, str(second), "cpu")
+
+
+def test_the_stand_in_passes_everything() -> None:
+    """The stand-in is of the same class and lets a laptop's noise through."""
+    assert not safety.load_stand_in(0.85).flags(PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("error", "meaning"),
+    [
+        (torch.AcceleratorError("CUDA error: unspecified launch failure"), GpuFault),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"),
+            OutOfMemory,
+        ),
+    ],
+)
+def test_a_failure_of_the_gpu_is_named(error: RuntimeError, meaning: type[Exception]) -> None:
+    """The checker runs on the same GPU as the edit, and meets the same faults."""
+    model, processor = classifier(0)
+
+    def fail(_module: object, _inputs: object) -> None:
+        raise error
+
+    model.register_forward_pre_hook(fail)
+
+    with pytest.raises(meaning):
+        SafetyChecker(model, processor, threshold=0.85).flags(PICTURE)

@@ -1,0 +1,73 @@
+"""Noise levels beyond one megapixel, as diffusers' own scheduler takes them."""
+
+import math
+
+import pytest
+import random_model
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
+
+from kontext.contract.size import Size
+from kontext.inference import schedule, stand_in
+
+STEPS = 28
+
+
+def tokens(size: Size) -> int:
+    return size.grid.tokens
+
+
+def levels(size: Size, steps: int = STEPS) -> list[float]:
+    """Return what the pipeline's scheduler makes of the levels that it is handed."""
+    scheduler = random_model.scheduler()
+    scheduler.set_timesteps(
+        sigmas=schedule.sigmas(tokens(size), steps), mu=calculate_shift(tokens(size))
+    )
+    return [float(level) for level in scheduler.sigmas]
+
+
+@pytest.mark.parametrize(
+    ("size", "last"),
+    [
+        pytest.param(Size(1040, 1024), 0.106, id="just-beyond"),
+        pytest.param(Size(1456, 1456), 0.143, id="2-megapixels"),
+        pytest.param(Size(2048, 2048), 0.190, id="4-megapixels"),
+        pytest.param(Size(2368, 2368), 0.213, id="largest"),
+    ],
+)
+def test_the_last_step_has_little_noise_left(size: Size, last: float) -> None:
+    """Of 28 steps; the pipeline's own would start at 0.484 and 0.704 for the last two."""
+    found = levels(size)
+
+    assert (found[0], found[-1]) == (1, 0)
+    assert found[-2] == pytest.approx(last, abs=0.001)
+    assert found == sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 28, 50])
+def test_the_levels_are_those_of_the_square_root(steps: int) -> None:
+    """At four times the pixels, odds of noise are twice those at the end of the line."""
+    odds = [s / (1 - s) for s in levels(Size(2048, 2048), steps)[1:-1]]
+    even = [1 - step / steps for step in range(1, steps)]
+
+    assert odds == pytest.approx([2 * math.exp(1.15) * s / (1 - s) for s in even], rel=1e-4)
+
+
+@pytest.mark.parametrize("size", [Size(256, 256), Size(1184, 880), Size(1024, 1024)], ids=str)
+def test_up_to_one_megapixel_the_pipeline_is_left_alone(size: Size) -> None:
+    """Nothing is passed, so nothing differs, to the bit."""
+    assert schedule.sigmas(tokens(size), STEPS) is None
+
+
+def test_there_is_no_leap_at_the_end_of_the_line() -> None:
+    """One token more than 1024*1024 is shifted as 1024*1024 is."""
+    assert schedule.mu(schedule.LAST_TOKENS) == pytest.approx(calculate_shift(4096))
+
+
+def test_the_line_is_the_stand_ins_too() -> None:
+    """Its scheduler is FLUX's; the levels are shifted back by what that configuration adds."""
+    config = FlowMatchEulerDiscreteScheduler.load_config(stand_in.WEIGHTS / "scheduler")
+    own = random_model.scheduler().config
+
+    ends = ("base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift")
+    assert [config[end] for end in ends] == [own[end] for end in ends] == [256, 0.5, 4096, 1.15]
