@@ -229,8 +229,18 @@ def test_settings_exist() -> None:
     )
 
 
+@each_page
+def test_programs_exist(page: Path) -> None:
+    """Every file of these folders that a page names anywhere, also within a command, is there."""
+    named = re.findall(
+        r"\b(?:benchmarks|builder|docs|src|tests)/[\w/]+\.(?:py|md|jpg)\b", page.read_text()
+    )
+
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
 def test_files_exist() -> None:
-    """Every file and folder that the pages name, in text and in the diagram, is there."""
+    """Every file and folder that the docs name, in text and in the diagram, is there."""
     [diagram] = blocks("mermaid")
     shown = {*codes(), *re.findall(r'\["([^<:"]*)', diagram)}
     named = {name for name in shown if re.fullmatch(r"[\w./]+(/|\.py|\.json)", name)} - MADE
