@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from kontext.errors import DecodeError
-from kontext.images.decode import LONGEST_SIDE, SHORTEST_SIDE, decode
-from kontext.images.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
+from kontext.images.decode import decode
+from kontext.images.file_structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS
+from kontext.images.input_limits import MAX_SIDE, MIN_SIDE
 from tests.support.images import (
     BLUE,
     QUADRANTS,
@@ -285,7 +286,7 @@ def test_an_animation_shows_its_first_frame(file_format: str, options: dict[str,
     assert pixel(decode(content)) == pytest.approx(RED, abs=6)
 
 
-@pytest.mark.parametrize("size", [(SHORTEST_SIDE, 16), (LONGEST_SIDE, 16), (16, LONGEST_SIDE)])
+@pytest.mark.parametrize("size", [(MIN_SIDE, 16), (MAX_SIDE, 16), (16, MAX_SIDE)])
 def test_sides_up_to_the_limit_pass(size: tuple[int, int]) -> None:
     """16 and 10,000 pixels are within the limits."""
     assert decode(encoded(plain(*size), "PNG")).size == size
@@ -328,7 +329,7 @@ def test_more_than_forty_megapixels_are_refused(content: bytes, sentence: str) -
 
 def test_sixty_four_scans_pass() -> None:
     """The most scans are decoded."""
-    assert pixel(decode(jpeg_with_scans(MOST_SCANS))) == pytest.approx(RED, abs=6)
+    assert pixel(decode(jpeg_with_scans(MAX_SCANS))) == pytest.approx(RED, abs=6)
 
 
 def test_a_multi_image_jpeg_passes() -> None:
@@ -355,7 +356,7 @@ def fillers_between_scans(jpeg: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "scans"),
     [
-        pytest.param(jpeg_with_scans(MOST_SCANS + 1), MOST_SCANS + 1, id="one too many"),
+        pytest.param(jpeg_with_scans(MAX_SCANS + 1), MAX_SCANS + 1, id="one too many"),
         pytest.param(jpeg_with_scans(506), 506, id="a bomb"),
         pytest.param(scan_bomb(506), 506, id="a bomb in a multi-image file"),
         pytest.param(fillers_between_scans(jpeg_with_scans(70)), 70, id="fillers between them"),
@@ -387,8 +388,8 @@ COMMENT = jpeg_segment(0xFE, b"x")
     "content",
     [
         pytest.param(png_with_chunks(PROFILE), id="one profile"),
-        pytest.param(png_with_chunks(TEXT * (MOST_CHUNKS - 10)), id="many chunks"),
-        pytest.param(jpeg_with_segments(COMMENT * (MOST_SEGMENTS - 10)), id="many segments"),
+        pytest.param(png_with_chunks(TEXT * (MAX_CHUNKS - 10)), id="many chunks"),
+        pytest.param(jpeg_with_segments(COMMENT * (MAX_SEGMENTS - 10)), id="many segments"),
         pytest.param(encoded(plain(), "PNG") + bytes(5_000_000), id="zeros behind a PNG"),
     ],
 )
@@ -405,10 +406,10 @@ def test_much_metadata_passes(content: bytes) -> None:
             png_with_chunks(PROFILE * 2), "at most 1 colour profile in a PNG, got 2", id="profiles"
         ),
         pytest.param(
-            png_with_chunks(TEXT * MOST_CHUNKS), "at most 50,000 PNG chunks, got more", id="chunks"
+            png_with_chunks(TEXT * MAX_CHUNKS), "at most 50,000 PNG chunks, got more", id="chunks"
         ),
         pytest.param(
-            jpeg_with_segments(COMMENT * MOST_SEGMENTS),
+            jpeg_with_segments(COMMENT * MAX_SEGMENTS),
             "at most 1000 JPEG segments, got more",
             id="segments",
         ),

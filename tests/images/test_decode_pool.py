@@ -20,9 +20,9 @@ from ssrfguard import Policy
 
 from kontext.errors import DecodeError
 from kontext.images.decode import decode
-from kontext.images.decode_pool import MOST_PICTURES, DecodePool, Room
-from kontext.images.decode_process import pixel_seconds
-from kontext.images.decoder import Decoder
+from kontext.images.decode_pool import MAX_PROCESS_IMAGES, DecodePool, PixelBudget
+from kontext.images.decoder_process import DecoderProcess
+from kontext.images.decoder_protocol import pixel_cpu_seconds
 from kontext.images.fetch import ImageFetcher
 from tests.support.images import (
     encoded,
@@ -54,7 +54,7 @@ def decoder_ids() -> set[int]:
         child.pid
         for child in psutil.Process().children()
         if child.status() != psutil.STATUS_ZOMBIE
-        and "kontext.images.decode_process" in child.cmdline()
+        and "kontext.images.decoder_program" in child.cmdline()
     }
 
 
@@ -94,7 +94,7 @@ def test_the_process_is_replaced_in_the_end(decoders: DecodePool) -> None:
     before = decoder_ids()
     decoders.decode(PNG)
     first = decoder_ids() - before
-    for _ in range(MOST_PICTURES):
+    for _ in range(MAX_PROCESS_IMAGES):
         decoders.decode(PNG)
     last = decoder_ids() - before
 
@@ -165,7 +165,7 @@ async def test_eight_hanging_images_hold_up_no_other(decoders: DecodePool) -> No
 @pytest.mark.hostile("kills")
 def test_there_are_no_more_processes_than_allowed() -> None:
     """So that memory is bounded: further images wait for a process."""
-    decoders, before = DecodePool(most=2), decoder_ids()
+    decoders, before = DecodePool(max_processes=2), decoder_ids()
     with ThreadPoolExecutor() as pool:
         images = [pool.submit(decoders.decode, gif_bomb(), seconds=30) for _ in range(2)]
         hanging = stopped(before, 2)
@@ -180,10 +180,10 @@ def test_there_are_no_more_processes_than_allowed() -> None:
 
 def test_large_images_wait_for_room_and_small_ones_do_not() -> None:
     """Two of 40 megapixels are decoded at once, and any of 4."""
-    room, leave, entered = Room(80_000_000), Event(), []
+    room, leave, entered = PixelBudget(80_000_000), Event(), []
 
     def stay(pixels: int) -> None:
-        with room.taken(pixels):
+        with room.reserve(pixels):
             entered.append(pixels)
             leave.wait(10)
 
@@ -263,20 +263,20 @@ def test_a_file_that_takes_long_is_refused_soon(
 def test_pixels_that_take_long_are_refused_too() -> None:
     """As if the system's timer had ended their process, which it does with this signal."""
     before = decoder_ids()
-    decoder = Decoder()
+    decoder = DecoderProcess()
     size = decoder.open(PNG, None, 30)
     os.kill((decoder_ids() - before).pop(), signal.SIGPROF)
     with pytest.raises(DecodeError) as caught:
         decoder.decode_pixels(size, 30)
-    decoder.end()
+    decoder.kill()
 
     assert str(caught.value) == "Invalid image: its pixels take more than 0.5 s to decode"
 
 
 def test_a_large_image_may_take_longer_than_a_small_one() -> None:
     """A second and a half of a core was measured for 40 megapixels."""
-    assert pixel_seconds(64, 48) < 1
-    assert pixel_seconds(8000, 5000) > 10
+    assert pixel_cpu_seconds(64, 48) < 1
+    assert pixel_cpu_seconds(8000, 5000) > 10
 
 
 @pytest.mark.hostile("kills")

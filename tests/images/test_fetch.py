@@ -45,8 +45,8 @@ from tests.support.images import encoded, jpeg_with_scans, plain, png_claiming
 from tests.support.s3_server import self_signed
 
 PNG = encoded(plain(), "PNG")
-LIMITS = FetchLimits(seconds=10, most_bytes=50_000)
-HURRY = FetchLimits(seconds=0.3, most_bytes=50_000)
+LIMITS = FetchLimits(seconds=10, max_bytes=50_000)
+HURRY = FetchLimits(seconds=0.3, max_bytes=50_000)
 BOOK: dict[str, list[str] | list[list[str]]] = {"public.example": ["127.0.0.1"]}
 
 
