@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kontext.contract.request import LONGEST_PROMPT, EditRequest, unknown_keys
+from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest, unknown_keys
 from kontext.contract.size import SideLimits, Size
 from kontext.errors import InvalidRequest
 
@@ -66,7 +66,7 @@ def test_required_fields(field: str) -> None:
         ("image", "data:image/png;base64,AAAA"),
         ("image", "HTTPS://EXAMPLE.COM/A"),
         ("negative_prompt", ""),
-        ("prompt", "x" * LONGEST_PROMPT),
+        ("prompt", "x" * MAX_PROMPT_LENGTH),
     ],
 )
 def test_accepted(field: str, value: object) -> None:

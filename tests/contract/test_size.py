@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kontext.contract.size import (
     DEFAULT_AREAS,
     GRID,
-    LONGEST_REFERENCE,
+    MAX_REFERENCE_SIDE,
     MEGAPIXEL,
     NATIVE_AREA,
     AreaLimits,
@@ -78,10 +78,10 @@ def test_scaling_keeps_the_aspect_and_reaches_the_area(source: Size, area: int) 
     """Both sides are within a pixel of the exact scale, unless the longest side caps it."""
     scaled = source.scaled_to_area(area)
 
-    exact = min((area / source.area) ** 0.5, LONGEST_REFERENCE / max(source.width, source.height))
+    exact = min((area / source.area) ** 0.5, MAX_REFERENCE_SIDE / max(source.width, source.height))
     assert abs(scaled.width - max(1, source.width * exact)) <= 1
     assert abs(scaled.height - max(1, source.height * exact)) <= 1
-    assert max(scaled.width, scaled.height) <= LONGEST_REFERENCE
+    assert max(scaled.width, scaled.height) <= MAX_REFERENCE_SIDE
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_limits_are_inclusive() -> None:
     """A side may be exactly the shortest or the longest."""
     limits = SideLimits(256, 2368)
 
-    assert limits.admit(Size(256, 2368))
-    assert not limits.admit(Size(255, 1024))
-    assert not limits.admit(Size(1024, 2369))
+    assert limits.allow(Size(256, 2368))
+    assert not limits.allow(Size(255, 1024))
+    assert not limits.allow(Size(1024, 2369))
 
 
 deliverable = st.integers(min_value=256, max_value=2368)

@@ -29,7 +29,7 @@ from kontext.contract.size import DEFAULT_AREAS, DEFAULT_SIDES, AreaLimits, Side
 from kontext.errors import InvalidRequest
 
 MATCH_INPUT = "match_input"
-LONGEST_PROMPT = 10_000
+MAX_PROMPT_LENGTH = 10_000
 """Characters. T5 reads 512 tokens, far fewer; the rest would only cost time to tokenise."""
 
 _SHOWN = 40
@@ -80,7 +80,7 @@ class EditRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
 
     prompt: Text = Field(
-        description="What to change, in words.", min_length=1, max_length=LONGEST_PROMPT
+        description="What to change, in words.", min_length=1, max_length=MAX_PROMPT_LENGTH
     )
     image: Text = Field(
         description="The image to edit: an http(s) URL, or a `data:` URL.", repr=False
@@ -88,7 +88,7 @@ class EditRequest(BaseModel):
     negative_prompt: Text = Field(
         default="",
         description="What to keep out. Not empty: true classifier-free guidance, twice the time.",
-        max_length=LONGEST_PROMPT,
+        max_length=MAX_PROMPT_LENGTH,
     )
     size: StrictStr = Field(
         default="1024*1024",
@@ -148,7 +148,7 @@ class EditRequest(BaseModel):
             return size
         sides: SideLimits = info.context or DEFAULT_SIDES
         try:
-            admitted = sides.admit(Size.parse(size))
+            admitted = sides.allow(Size.parse(size))
         except ValueError:
             raise _broken('must be "width*height" or "match_input"') from None
         if not admitted:
@@ -167,7 +167,7 @@ class EditRequest(BaseModel):
         """
         if self.size != MATCH_INPUT:
             return Size.parse(self.size)
-        if sides.admit(matched := source.native()):
+        if sides.allow(matched := source.native()):
             return matched
         raise InvalidRequest(
             f"size match_input needs sides between {sides.shortest} and {sides.longest}, "

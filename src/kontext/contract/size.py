@@ -22,7 +22,7 @@ NEAR_ASPECT = 0.02
 `Size.native` rounds to the grid differs by 1.8 % at most, for aspects from 3:7 to 7:3; Black Forest
 Labs' own code stretches every image, by 2.9 % in the mean."""
 
-LONGEST_REFERENCE = 4096
+MAX_REFERENCE_SIDE = 4096
 """Pixels. The pipeline keeps position ids in bfloat16, which is exact up to 256 tokens."""
 
 _FORMAT = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
@@ -71,11 +71,11 @@ class Size:
         return 1 / (1 + NEAR_ASPECT) <= ratio <= 1 + NEAR_ASPECT
 
     def scaled_to_area(self, area: float) -> "Size":
-        """Keep the aspect, take `area` pixels, but no side above `LONGEST_REFERENCE`.
+        """Keep the aspect, take `area` pixels, but no side above `MAX_REFERENCE_SIDE`.
 
         A reference and a target of equal aspect get equal sizes, and so equal token grids.
         """
-        scale = min(math.sqrt(area / self.area), LONGEST_REFERENCE / max(self.width, self.height))
+        scale = min(math.sqrt(area / self.area), MAX_REFERENCE_SIDE / max(self.width, self.height))
         return Size(max(1, round(self.width * scale)), max(1, round(self.height * scale)))
 
     def native(self) -> "Size":
@@ -99,7 +99,7 @@ class SideLimits:
     shortest: int
     longest: int
 
-    def admit(self, size: Size) -> bool:
+    def allow(self, size: Size) -> bool:
         """Tell whether both sides lie within the limits."""
         return all(self.shortest <= side <= self.longest for side in (size.width, size.height))
 
