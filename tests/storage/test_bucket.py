@@ -15,10 +15,10 @@ from botocore.exceptions import ClientError
 from kontext.errors import BootError, StorageError
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
 from kontext.storage.location import Location
-from kontext.storage.s3_client import Patience, connect, open_session
+from kontext.storage.result_file import ResultFile
+from kontext.storage.s3_client import RetryPolicy, connect, open_session
 from tests.support.s3_server import (
     Answer,
     Key,
@@ -35,7 +35,7 @@ from tests.support.s3_server import (
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
 
 
 def settings(environment: dict[str, str], **changes: object) -> Settings:
@@ -187,7 +187,7 @@ def test_a_link_points_to_the_store(
 ) -> None:
     """Host and path are the store's, whatever endpoint the environment names; nobody is dialled."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    location = Location.of(endpoint_url, name)
+    location = Location.from_endpoint(endpoint_url, name)
     bucket = Bucket(connect(location, open_session("key", "secret")), location.name)
 
     assert bucket.link("k.png").partition("?")[0] == expected
@@ -201,7 +201,7 @@ async def test_the_same_job_twice_leaves_one_object(
 ) -> None:
     """A job that Runpod runs again overwrites itself."""
     await bucket.store(FILE)
-    await bucket.store(StoredFile("job-1", "png", b"again", "image/png", {}))
+    await bucket.store(ResultFile("job-1", "png", b"again", "image/png", {}))
 
     assert s3_server.keys(bucket_name) == ["kontext/job-1.png"]
     assert s3_server.read(bucket_name, "kontext/job-1.png") == b"again"
@@ -236,7 +236,7 @@ async def test_the_same_job_twice_leaves_one_object(
 )
 async def test_an_odd_job_id_gives_a_safe_key(job_id: str, bucket: Bucket) -> None:
     """It is part of no path and no header, yet names its own object and opens."""
-    file = StoredFile(job_id, "png", b"pixels", "image/png", {})
+    file = ResultFile(job_id, "png", b"pixels", "image/png", {})
     link = await bucket.store(file)
 
     answer = await download(link)
@@ -250,7 +250,7 @@ def test_odd_job_ids_do_not_collide() -> None:
     """Ids that differ by what no path can hold name different objects."""
     ids = ["a/b", "a\\b", "a b", "\ud800", "\udfff", "?", "é", "e\u0301"]
 
-    assert len({StoredFile(job_id, "png", b"", "image/png", {}).name for job_id in ids}) == len(ids)
+    assert len({ResultFile(job_id, "png", b"", "image/png", {}).name for job_id in ids}) == len(ids)
 
 
 async def test_one_client_serves_many_jobs_at_once(
@@ -258,7 +258,7 @@ async def test_one_client_serves_many_jobs_at_once(
 ) -> None:
     """The client is shared between threads."""
     ids = [f"job-{number}" for number in range(8)]
-    files = [StoredFile(job_id, "png", job_id.encode(), "image/png", {}) for job_id in ids]
+    files = [ResultFile(job_id, "png", job_id.encode(), "image/png", {}) for job_id in ids]
 
     links = await asyncio.gather(*map(bucket.store, files))
 
@@ -301,21 +301,21 @@ async def test_a_denied_upload_is_one_public_sentence(
     assert str(failure.value) == StorageError.example
 
 
-def bucket_at(address: str, patience: Patience) -> Bucket:
-    location = Location.of(address, "photos")
+def bucket_at(address: str, patience: RetryPolicy) -> Bucket:
+    location = Location.from_endpoint(address, "photos")
     return Bucket(connect(location, open_session("key", "secret"), patience), location.name)
 
 
 async def test_a_server_that_is_down() -> None:
     """Nobody listens: every attempt is made, then one sentence."""
     with pytest.raises(StorageError, match=r"stored: the bucket could not be reached$"):
-        await bucket_at(f"http://127.0.0.1:{unused_port()}", Patience(attempts=2)).store(FILE)
+        await bucket_at(f"http://127.0.0.1:{unused_port()}", RetryPolicy(attempts=2)).store(FILE)
 
 
 async def test_a_server_that_is_slow() -> None:
     """A server that takes the connection and never answers is given up."""
     with silent_server() as listener:
-        slow = bucket_at(f"http://127.0.0.1:{port(listener)}", Patience(0.1, attempts=2))
+        slow = bucket_at(f"http://127.0.0.1:{port(listener)}", RetryPolicy(0.1, attempts=2))
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"stored: the bucket did not answer in time$"):
                 await slow.store(FILE)
@@ -324,7 +324,7 @@ async def test_a_server_that_is_slow() -> None:
 async def test_a_server_that_is_busy_for_a_moment() -> None:
     """503, then 200: the upload is sent again, and the job succeeds."""
     with stub_server(status(503), status(200)) as (address, requests):
-        link = await bucket_at(address, Patience()).store(FILE)
+        link = await bucket_at(address, RetryPolicy()).store(FILE)
 
     assert requests == ["PUT /photos/job-1.png HTTP/1.1"] * 2
     assert link.startswith(f"{address}/photos/job-1.png?")
@@ -336,14 +336,14 @@ async def test_a_server_that_stays_busy() -> None:
         stub_server(status(503)) as (address, requests),
         pytest.raises(StorageError, match=r"stored: the bucket answered 503$"),
     ):
-        await bucket_at(address, Patience(attempts=2)).store(FILE)
+        await bucket_at(address, RetryPolicy(attempts=2)).store(FILE)
 
     assert len(requests) == 2
 
 
 def bucket_within(seconds: float, address: str) -> Bucket:
     """A bucket that has so long to take a result, however patient each attempt is."""
-    location = Location.of(address, "photos")
+    location = Location.from_endpoint(address, "photos")
     client = connect(location, open_session("key", "secret"))
     return Bucket(client, location.name, upload_timeout_seconds=seconds)
 
@@ -405,8 +405,8 @@ async def test_a_certificate_that_nobody_trusts(
 ) -> None:
     """An upload goes to no host that cannot prove its name."""
     monkeypatch.delenv("AWS_CA_BUNDLE")
-    location = Location.of(tls_store["BUCKET_ENDPOINT_URL"], tls_store["BUCKET_NAME"])
-    client = connect(location, open_session("key", "secret"), Patience(attempts=1))
+    location = Location.from_endpoint(tls_store["BUCKET_ENDPOINT_URL"], tls_store["BUCKET_NAME"])
+    client = connect(location, open_session("key", "secret"), RetryPolicy(attempts=1))
 
     with pytest.raises(StorageError, match=r"stored: the bucket could not be reached$"):
         await Bucket(client, location.name).store(FILE)

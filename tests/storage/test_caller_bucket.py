@@ -21,9 +21,9 @@ from kontext.contract.s3_config import S3Config
 from kontext.errors import InvalidRequest, StorageError
 from kontext.logs import PlainFormatter
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import NOT_STORED
 from kontext.storage.caller_bucket import CallerBucket
+from kontext.storage.result_file import ResultFile
 from tests.support.s3_server import (
     Certificate,
     Key,
@@ -40,7 +40,7 @@ from tests.support.s3_server import (
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
 SECRET = "caller/secret+key"
 
 

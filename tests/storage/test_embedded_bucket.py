@@ -17,14 +17,14 @@ import pytest
 from kontext.errors import BootError, StorageError
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 from tests.local.served import processes
 from tests.support.s3_server import download
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {})
 
 SERVES_AND_WAITS = """
 import sys, time
@@ -84,7 +84,7 @@ async def test_serves_what_a_worker_stores(environment: dict[str, str]) -> None:
 async def test_checks_signatures(environment: dict[str, str], change: tuple[str, str]) -> None:
     """A link that was tampered with does not open."""
     bucket = open_bucket(environment)
-    await bucket.store(StoredFile("job-2", "png", b"others", "image/png", {}))
+    await bucket.store(ResultFile("job-2", "png", b"others", "image/png", {}))
     link = await bucket.store(FILE)
 
     assert (await download(link.replace(*change))).status_code == 403
@@ -151,9 +151,9 @@ def test_ends_with_its_block(tmp_path: Path) -> None:
 async def test_links_outlive_a_restart_with_a_memory(tmp_path: Path) -> None:
     """Keys and port are kept, in a file that nobody else may read."""
     memory = tmp_path / "memory.json"
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment:
         link = await open_bucket(environment).store(FILE)
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory):
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory):
         answer = await download(link)
 
     assert answer.content == FILE.content
@@ -163,12 +163,12 @@ async def test_links_outlive_a_restart_with_a_memory(tmp_path: Path) -> None:
 def test_a_memory_whose_port_is_taken_gives_another(tmp_path: Path) -> None:
     """The server starts all the same, with the keys of before."""
     memory = tmp_path / "memory.json"
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as before:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as before:
         pass
     taken = urlsplit(before["BUCKET_ENDPOINT_URL"]).port
     with (
         socket.create_server(("127.0.0.1", taken or 0)),
-        embedded_bucket.serve(tmp_path / "bucket", memory=memory) as after,
+        embedded_bucket.serve(tmp_path / "bucket", state=memory) as after,
     ):
         open_bucket(after).check()
 
@@ -181,7 +181,7 @@ def test_a_memory_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
     memory = tmp_path / "memory.json"
     memory.write_text('{"BUCKET_ENDPOINT_URL": "http://127')
 
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment:
         open_bucket(environment).check()
 
     assert json.loads(memory.read_text()) == environment
