@@ -131,7 +131,7 @@ def test_an_endpoint_url_says_where_the_bucket_is(
 
 
 def test_what_is_set_wins_over_what_the_url_says() -> None:
-    """Name, region and style of the settings are taken as they stand."""
+    """Name, region and style in the settings have precedence."""
     location = Location.from_endpoint(
         "https://photos.s3.eu-west-1.amazonaws.com", "others", "eu-central-1", "path"
     )
@@ -171,7 +171,7 @@ def test_the_endpoint_comes_from_the_usual_variables(monkeypatch: pytest.MonkeyP
 def test_a_callers_bucket_knows_nothing_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The deployer's region and endpoint do not apply to a bucket given by its own facts."""
+    """The environment's region and endpoint do not apply to a caller's bucket."""
     monkeypatch.setenv("AWS_REGION", "eu-west-2")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
 
@@ -208,7 +208,7 @@ def test_a_network_volume_is_refused_by_name(endpoint_url: str) -> None:
     ],
 )
 def test_what_is_no_endpoint_is_refused_by_name(endpoint_url: str) -> None:
-    """An endpoint that could not be meant so never becomes AWS, and no secret in it is repeated."""
+    """An invalid endpoint is not taken for AWS, and the sentence repeats no secret in it."""
     with pytest.raises(SettingsError, match="BUCKET_ENDPOINT_URL must be an http") as refusal:
         Location.from_endpoint(endpoint_url, "photos")
 
@@ -217,6 +217,6 @@ def test_what_is_no_endpoint_is_refused_by_name(endpoint_url: str) -> None:
 
 @pytest.mark.parametrize("endpoint_url", [None, R2, "https://s3.eu-west-1.amazonaws.com"])
 def test_a_bucket_without_a_name_is_refused_by_name(endpoint_url: str | None) -> None:
-    """Nothing guesses a bucket's name."""
+    """A bucket's name is never guessed."""
     with pytest.raises(SettingsError, match="BUCKET_NAME is not set"):
         Location.from_endpoint(endpoint_url, None)
