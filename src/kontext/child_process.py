@@ -68,15 +68,7 @@ def child_server(
     Raises:
         BootError: The server ended before it listened.
     """
-    with subprocess.Popen(
-        kill_with_parent(command),
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with _start(command, environment) as process:
         if process.stdin:
             # A fork of this process, such as the SDK's heartbeat, would keep the pipe open.
             os.register_at_fork(after_in_child=process.stdin.close)
@@ -93,8 +85,20 @@ def child_server(
                 drain.join()
 
 
+def _start(command: list[str], environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        kill_with_parent(command),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def _address(log: Iterable[str], listening: str) -> str:
-    line = "without a word"
+    line = "without a word"  # if the server wrote nothing
     for line in log:
         if match := re.search(listening, line):
             return match[1]

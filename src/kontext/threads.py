@@ -9,6 +9,7 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from kontext.errors import ProcessExit
@@ -52,26 +53,27 @@ class DaemonThreads:
     async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
         """Wait until fewer than `max_calls` run, call `work` in a thread and return its result."""
         await self._free.acquire()
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[T] = loop.create_future()
-
-        def deliver(result: T | None, error: Exception | None) -> None:
-            self._free.release()
-            if outcome.done():  # cancelled meanwhile
-                return
-            if error:
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(result)  # type: ignore[arg-type]
-
-        def run() -> None:
-            result, failure = None, None
-            try:
-                result = deliver_errors(work)(*args, **named)
-            except Exception as error:  # noqa: BLE001 - raised where the result is awaited
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop is closed: the process exits
-                loop.call_soon_threadsafe(deliver, result, failure)
-
-        threading.Thread(target=run, daemon=True).start()
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        call = partial(work, *args, **named)
+        threading.Thread(target=self._call, args=(call, outcome), daemon=True).start()
         return await outcome
+
+    def _call(self, work: Callable[[], T], outcome: asyncio.Future[T]) -> None:
+        result, failure = None, None
+        try:
+            result = deliver_errors(work)()
+        except Exception as error:  # noqa: BLE001 - raised where the result is awaited
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process exits
+            outcome.get_loop().call_soon_threadsafe(self._finish, outcome, result, failure)
+
+    def _finish(
+        self, outcome: asyncio.Future[T], result: T | None, error: Exception | None
+    ) -> None:
+        self._free.release()
+        if outcome.done():  # cancelled meanwhile
+            return
+        if error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)  # type: ignore[arg-type]

@@ -103,10 +103,10 @@ class EditRequest(BaseModel):
             return size
         sides: SideLimits = info.context or DEFAULT_SIDES
         try:
-            admitted = sides.allow(Size.parse(size))
+            is_allowed = sides.allow(Size.parse(size))
         except ValueError:
             raise violation('must be "width*height" or "match_input"') from None
-        if not admitted:
+        if not is_allowed:
             raise violation(f"must have sides between {sides.shortest} and {sides.longest}")
         return size
 

@@ -3,6 +3,9 @@
 Knows the limits and which image waits; does not know how an image is decoded. Below the limits no
 image waits for another: the system shares the cores among the processes, and each process has
 limited CPU time.
+
+The pool is our own because pebble, the library that comes nearest, connects all its processes by
+one pipe and lock: a process that was killed or stopped as it returned its image blocked all others.
 """
 
 from collections.abc import Iterator

@@ -2,7 +2,7 @@
 
     python -m kontext.images.decoder_program
 
-Decoding runs in a process of its own because metadata can take minutes to read and native decoders
+Images are decoded in a child process because metadata can take minutes to read and native decoders
 can crash. Knows how to answer the messages of `kontext.images.decoder_protocol` and to limit its
 own CPU time; `kontext.images.decoder_process` starts and kills it.
 """

@@ -8,6 +8,8 @@ images or jobs.
 import asyncio
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 from botocore.exceptions import BotoCoreError
@@ -60,9 +62,18 @@ class CallerBucket:
     async def store(self, file: ResultFile) -> str:
         """Upload a file by a presigned request and return a presigned link."""
         key = self._bucket.key(file)
-        try:
+        with self._storage_errors():
             async with asyncio.timeout(self._seconds):
                 status = await self._upload(file, key)
+        if not httpx.codes.is_success(status):
+            raise StorageError(f"{NOT_STORED}: the bucket of s3Config answered {status}")
+        return self._bucket.link(key)
+
+    @contextmanager
+    def _storage_errors(self) -> Iterator[None]:
+        """Raise what went wrong with an upload as a sentence that reveals no address."""
+        try:
+            yield
         except SSRFGuardError as refused:
             ports = " or ".join(map(str, sorted(self._policy.allowed_ports)))
             raise StorageError(
@@ -76,9 +87,6 @@ class CallerBucket:
             raise StorageError(
                 f"{NOT_STORED}: s3Config endpointUrl could not be reached"
             ) from error
-        if not httpx.codes.is_success(status):
-            raise StorageError(f"{NOT_STORED}: the bucket of s3Config answered {status}")
-        return self._bucket.link(key)
 
     async def _upload(self, file: ResultFile, key: str) -> int:
         """Upload the file and return the status; the body, which may be endless, is not read."""
