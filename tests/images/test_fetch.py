@@ -1,7 +1,7 @@
 """Fetching from hostile web and name servers, and data URLs.
 
-The server is admitted by a test policy that knows only 127.0.0.1. Wherever an address is not
-admitted, the interpreter's own audit events prove that it was never dialled.
+A test policy allows the server's address, 127.0.0.1. For any other address, the interpreter's audit
+events prove that no connection was opened.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from kontext.images.fetch import FetchLimits, ImageFetcher
 from kontext.settings import Settings
 from tests.support.hostile_server import (
     Answer,
-    Dials,
+    ConnectionLog,
     HostileServer,
     Names,
     Row,
@@ -51,13 +51,13 @@ BOOK: dict[str, list[str] | list[list[str]]] = {"public.example": ["127.0.0.1"]}
 
 
 @pytest.fixture(scope="session")
-def audit() -> Dials:
+def audit() -> ConnectionLog:
     """The audit hook of this process, of which there can be only one."""
-    return Dials()
+    return ConnectionLog()
 
 
 @pytest.fixture
-def dials(audit: Dials) -> Dials:
+def connection_log(audit: ConnectionLog) -> ConnectionLog:
     """The addresses that this test connects to."""
     audit.clear()
     return audit
@@ -70,8 +70,8 @@ async def server() -> AsyncIterator[HostileServer]:
         yield running
 
 
-def admitting(server: HostileServer, *networks: str) -> Policy:
-    """Return production's policy, which also admits those networks, and the server's port."""
+def allowing(server: HostileServer, *networks: str) -> Policy:
+    """Return production's policy with those networks and the server's port allowed too."""
     return replace(
         address_policy(Settings.load()),
         allowed_networks=tuple(ip_network(network) for network in networks),
@@ -83,7 +83,7 @@ def source_of(
     server: HostileServer, limits: FetchLimits = LIMITS, names: Names | None = None
 ) -> ImageFetcher:
     """Return a fetcher that may connect to 127.0.0.1 on the server's port, and nowhere else."""
-    return ImageFetcher(admitting(server, "127.0.0.1/32"), limits, names or Names(BOOK))
+    return ImageFetcher(allowing(server, "127.0.0.1/32"), limits, names or Names(BOOK))
 
 
 async def refusal(source: ImageFetcher, url: str) -> str:
@@ -170,20 +170,20 @@ STATUSES = {
     for status in (201, 204, 206, 304, 401, 404, 429, 500, 503)
 }
 
-NO_PICTURE = "not a JPEG, PNG, WebP, AVIF or GIF image"
+NOT_AN_IMAGE = "not a JPEG, PNG, WebP, AVIF or GIF image"
 
 BODIES = {
-    "nothing": (b"", NO_PICTURE),
-    "HTML": (b"<!doctype html><p>Not found", NO_PICTURE),
+    "nothing": (b"", NOT_AN_IMAGE),
+    "HTML": (b"<!doctype html><p>Not found", NOT_AN_IMAGE),
     "SVG": (
         b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-        NO_PICTURE,
+        NOT_AN_IMAGE,
     ),
-    "BMP": (encoded(plain(), "BMP"), NO_PICTURE),
-    "a gzip file": (gzip.compress(PNG), NO_PICTURE),
+    "BMP": (encoded(plain(), "BMP"), NOT_AN_IMAGE),
+    "a gzip file": (gzip.compress(PNG), NOT_AN_IMAGE),
     "HTML before a GIF": (
         b"<script>" + encoded(plain(), "GIF"),
-        NO_PICTURE,
+        NOT_AN_IMAGE,
     ),
     "half a PNG": (PNG[: len(PNG) // 2], "the file is damaged or truncated"),
     "half a JPEG": (encoded(plain(256, 256), "JPEG")[:-40], "the file is damaged or truncated"),
@@ -248,7 +248,7 @@ async def test_a_crash_of_the_decoder_is_one_sentence(
 ) -> None:
     """Images are decoded in a child process, so that the worker survives the crash."""
     decoders = DecodePool()
-    source = ImageFetcher(admitting(server, "127.0.0.1/32"), LIMITS, Names(BOOK), decoders.decode)
+    source = ImageFetcher(allowing(server, "127.0.0.1/32"), LIMITS, Names(BOOK), decoders.decode)
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
         assert await refusal(source, server.url("/good")) == "Invalid image: its decoder crashed"
@@ -279,7 +279,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("answer", [pytest.param(answer, id=name) for name, answer in GOOD.items()])
-async def test_an_honest_answer_is_fetched(server: HostileServer, answer: Answer) -> None:
+async def test_an_ordinary_answer_is_fetched(server: HostileServer, answer: Answer) -> None:
     """The limits refuse no response of an ordinary server."""
     server.answers["/odd"] = answer
 
@@ -287,7 +287,7 @@ async def test_an_honest_answer_is_fetched(server: HostileServer, answer: Answer
 
 
 async def test_a_request_says_who_asks(server: HostileServer) -> None:
-    """An honest User-Agent, no compression asked for, no referrer, no cookie of another job."""
+    """The request names its User-Agent, asks for no compression, and has no referrer or cookie."""
     server.answers["/good"] = body(PNG, set_cookie="id=1; Path=/")
     source = source_of(server)
 
@@ -394,7 +394,7 @@ REDIRECTS = {
     ("location", "reason"), [pytest.param(*case, id=name) for name, case in REDIRECTS.items()]
 )
 async def test_a_redirect_is_checked_like_any_url(
-    server: HostileServer, dials: Dials, location: str, reason: str
+    server: HostileServer, connection_log: ConnectionLog, location: str, reason: str
 ) -> None:
     """It is refused without a connection, and the sentence names only the requested host."""
     server.answers["/bad"] = redirect(location)
@@ -403,7 +403,7 @@ async def test_a_redirect_is_checked_like_any_url(
     sentence = await refusal(source, server.url("/bad"))
 
     assert sentence.startswith(f"Invalid image URL: public.example {reason}")
-    assert set(dials.addresses) == {("127.0.0.1", server.port)}
+    assert set(connection_log.addresses) == {("127.0.0.1", server.port)}
     assert not re.search(r"intranet|unknown|169\.254|passwd", sentence)
 
 
@@ -455,19 +455,19 @@ PRIVATE = {
 @pytest.mark.parametrize(
     "address", [pytest.param(address, id=name) for name, address in PRIVATE.items()]
 )
-async def test_a_private_address_is_never_dialled(
-    server: HostileServer, dials: Dials, address: str, named: bool
+async def test_a_private_address_is_never_connected_to(
+    server: HostileServer, connection_log: ConnectionLog, address: str, named: bool
 ) -> None:
     """The worker does not connect to it by address or by a public name, though a server listens."""
     literal = f"[{address}]" if ip_address(address).version == 6 else address
-    source = ImageFetcher(admitting(server), LIMITS, Names({"rebound.example": [address]}))
+    source = ImageFetcher(allowing(server), LIMITS, Names({"rebound.example": [address]}))
 
     url = server.url("/good", "rebound.example" if named else literal)
     sentence = await refusal(source, url)
 
     host = "rebound.example" if named else str(address)
     assert sentence == f"Invalid image URL: {host} is not a public address"
-    assert dials.addresses == []
+    assert connection_log.addresses == []
     assert server.connections == 0
 
 
@@ -507,15 +507,15 @@ DISGUISED = {
 
 @pytest.mark.hostile("fetches")
 @pytest.mark.parametrize("host", [pytest.param(host, id=name) for name, host in DISGUISED.items()])
-async def test_a_disguised_host_is_never_dialled(
-    server: HostileServer, dials: Dials, host: str
+async def test_a_disguised_host_is_never_connected_to(
+    server: HostileServer, connection_log: ConnectionLog, host: str
 ) -> None:
     """However a host is spelled, the address that it means is checked."""
     local = Names({"localhost": ["127.0.0.1"], "x.localhost": ["127.0.0.1"]})
 
-    await refusal(ImageFetcher(admitting(server), LIMITS, local), server.url("/good", host))
+    await refusal(ImageFetcher(allowing(server), LIMITS, local), server.url("/good", host))
 
-    assert dials.addresses == []
+    assert connection_log.addresses == []
     assert server.connections == 0
 
 
@@ -550,19 +550,21 @@ async def test_a_disguised_host_is_never_dialled(
     ],
     ids=lambda url: url[:40] or "nothing",
 )
-async def test_a_url_of_another_kind_is_never_looked_up(dials: Dials, url: str) -> None:
+async def test_a_url_of_another_kind_is_never_looked_up(
+    connection_log: ConnectionLog, url: str
+) -> None:
     """Scheme, port, credentials and length are refused before the name is resolved."""
     names = Names(BOOK)
 
     await refusal(ImageFetcher(address_policy(Settings.load()), LIMITS, names), url)
 
     assert names.lookups == []
-    assert dials.addresses == []
+    assert connection_log.addresses == []
 
 
 @pytest.mark.hostile("fetches")
 async def test_one_private_answer_among_public_ones_refuses_the_name(
-    server: HostileServer, dials: Dials
+    server: HostileServer, connection_log: ConnectionLog
 ) -> None:
     """A name with public and private addresses is an attack; no connection is opened."""
     names = Names({"mixed.example": ["127.0.0.1", "10.0.0.1"]})
@@ -570,23 +572,23 @@ async def test_one_private_answer_among_public_ones_refuses_the_name(
     sentence = await refusal(source_of(server, names=names), server.url("/good", "mixed.example"))
 
     assert sentence == "Invalid image URL: mixed.example is not a public address"
-    assert dials.addresses == []
+    assert connection_log.addresses == []
 
 
 @pytest.mark.hostile("fetches")
-async def test_an_address_is_pinned(server: HostileServer, dials: Dials) -> None:
+async def test_an_address_is_pinned(server: HostileServer, connection_log: ConnectionLog) -> None:
     """The name is resolved once, and the connection goes to the address that was checked."""
     names = Names({"rebinding.example": [["127.0.0.1"], ["10.0.0.1"]]})
 
     await source_of(server, names=names).fetch(server.url("/good", "rebinding.example"))
 
     assert names.lookups == ["rebinding.example"]
-    assert dials.addresses == [("127.0.0.1", server.port)]
+    assert connection_log.addresses == [("127.0.0.1", server.port)]
 
 
 @pytest.mark.hostile("fetches")
 async def test_a_name_rebound_between_redirects_is_refused(
-    server: HostileServer, dials: Dials
+    server: HostileServer, connection_log: ConnectionLog
 ) -> None:
     """Every new connection is checked again."""
     server.answers["/bad"] = redirect("/good")
@@ -596,7 +598,7 @@ async def test_a_name_rebound_between_redirects_is_refused(
     sentence = await refusal(source_of(server, names=names), url)
 
     assert sentence.startswith("Invalid image URL: rebinding.example redirects to a URL that")
-    assert dials.addresses == [("127.0.0.1", server.port)]
+    assert connection_log.addresses == [("127.0.0.1", server.port)]
 
 
 @pytest.mark.hostile("fetches")
@@ -620,7 +622,7 @@ async def test_a_hung_lookup_keeps_the_deadline(server: HostileServer) -> None:
         release.wait(30)
         return []
 
-    source = ImageFetcher(admitting(server, "127.0.0.1/32"), HURRY, hung)
+    source = ImageFetcher(allowing(server, "127.0.0.1/32"), HURRY, hung)
     sentence = await refusal(source, server.url("/good"))
     release.set()
 
@@ -641,7 +643,7 @@ async def test_a_failed_lookup_is_one_sentence(server: HostileServer, failure: E
     def failing(*_: object) -> Iterable[Row]:
         raise failure
 
-    source = ImageFetcher(admitting(server), LIMITS, failing)
+    source = ImageFetcher(allowing(server), LIMITS, failing)
 
     assert await refusal(source, server.url("/")) == (
         "Invalid image URL: public.example is not a public address"
@@ -676,7 +678,7 @@ async def test_a_dead_address_does_not_hide_a_live_one(
 ) -> None:
     """A host's next address is tried while there is time."""
     names = Names({"half.example": [black_hole, "127.0.0.1"]})
-    source = ImageFetcher(admitting(server, "127.0.0.0/8"), FetchLimits(seconds=8), names)
+    source = ImageFetcher(allowing(server, "127.0.0.0/8"), FetchLimits(seconds=8), names)
 
     assert (await source.fetch(server.url("/good", "half.example"))).size == (64, 48)
 
@@ -686,7 +688,7 @@ async def test_a_dead_address_does_not_hide_a_live_one(
 async def test_a_dead_host_is_one_sentence(server: HostileServer, black_hole: str) -> None:
     """An allowed address does not answer; the sentence names no address or port."""
     names = Names({"down.example": [black_hole]})
-    source = ImageFetcher(admitting(server, "127.0.0.0/8"), FetchLimits(seconds=1), names)
+    source = ImageFetcher(allowing(server, "127.0.0.0/8"), FetchLimits(seconds=1), names)
 
     assert await refusal(source, server.url("/", "down.example")) == (
         "Invalid image URL: down.example could not be reached"
@@ -716,7 +718,7 @@ async def test_a_proxy_in_the_environment_is_ignored(
         assert proxy.connections == 0
 
 
-async def test_a_setting_admits_a_development_network(
+async def test_a_setting_allows_a_development_network(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The named network and ports are allowed, and the metadata address stays denied."""
@@ -780,10 +782,10 @@ INLINE = {
 
 
 @pytest.mark.parametrize("url", [pytest.param(url, id=name) for name, url in INLINE.items()])
-async def test_a_data_url_is_decoded(url: str, dials: Dials) -> None:
+async def test_a_data_url_is_decoded(url: str, connection_log: ConnectionLog) -> None:
     """Every spelling that a browser accepts is decoded, without a connection."""
     assert (await ImageFetcher(Policy(), LIMITS).fetch(url)).size == (64, 48)
-    assert dials.addresses == []
+    assert connection_log.addresses == []
 
 
 MALFORMED = "Invalid image data URL: its encoding is malformed"
@@ -792,8 +794,8 @@ TOO_MUCH = "Invalid image data URL: it holds more than 0.05 MB"
 BAD_INLINE = {
     "no comma": ("data:image/png;base64", "Invalid image data URL: it has no comma"),
     "nothing": ("data:", "Invalid image data URL: it has no comma"),
-    "empty": ("data:,", f"Invalid image: {NO_PICTURE}"),
-    "empty base64": ("data:image/png;base64,", f"Invalid image: {NO_PICTURE}"),
+    "empty": ("data:,", f"Invalid image: {NOT_AN_IMAGE}"),
+    "empty base64": ("data:image/png;base64,", f"Invalid image: {NOT_AN_IMAGE}"),
     "other letters": (f"data:;base64,{ENCODED[:80]}!", MALFORMED),
     "URL-safe letters": ("data:;base64,-_-_", MALFORMED),
     "padding in the middle": ("data:;base64,QUJD=QUJD", MALFORMED),
@@ -801,7 +803,7 @@ BAD_INLINE = {
     "no ASCII": ("data:;base64,é", MALFORMED),
     "a lone surrogate": ("data:,\ud800", MALFORMED),
     "a lone surrogate in base64": ("data:;base64,\ud800", MALFORMED),
-    "HTML": ("data:text/html,<script>alert(1)</script>", f"Invalid image: {NO_PICTURE}"),
+    "HTML": ("data:text/html,<script>alert(1)</script>", f"Invalid image: {NOT_AN_IMAGE}"),
     "half an image": (
         f"data:;base64,{base64.b64encode(PNG[:90]).decode()}",
         "Invalid image: the file is damaged or truncated",

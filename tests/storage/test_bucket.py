@@ -291,7 +291,7 @@ async def test_a_wrong_setting_is_one_public_sentence(
 async def test_a_denied_upload_is_one_public_sentence(
     s3_server: StrictServer, bucket_name: str
 ) -> None:
-    """A missing right is told from wrong keys, and the sentence names nothing private either."""
+    """The sentence for a missing right is not that for wrong keys, and names nothing private."""
     reader = s3_server.new_user("s3:GetObject")
     bucket = Bucket.from_settings(settings(s3_server.environment(bucket_name, reader)))
 
@@ -400,7 +400,7 @@ def test_the_store_over_https_judges(tls_store: dict[str, str]) -> None:
         client.put_object(Bucket=tls_store["BUCKET_NAME"], Key="key", Body=b"pixels")
 
 
-async def test_a_certificate_that_nobody_trusts(
+async def test_an_untrusted_certificate(
     tls_store: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is uploaded to a host with an untrusted certificate."""

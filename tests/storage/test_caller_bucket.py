@@ -53,7 +53,7 @@ def config(endpoint_url: str, **changes: object) -> dict[str, object]:
     } | changes
 
 
-def admitting(url: str) -> Policy:
+def allowing(url: str) -> Policy:
     """Return a policy that allows loopback on the URL's port only."""
     return Policy(
         allowed_networks=(ip_network("127.0.0.0/8"),),
@@ -84,7 +84,7 @@ async def test_a_callers_bucket_is_honoured(
         bucketName=bucket_name,
     )
 
-    link = await CallerBucket(s3_config, admitting(s3_server.endpoint_url)).store(FILE)
+    link = await CallerBucket(s3_config, allowing(s3_server.endpoint_url)).store(FILE)
 
     answer = await download(link)
     assert (answer.status_code, answer.content) == (200, b"pixels")
@@ -106,7 +106,7 @@ async def test_a_store_that_refuses(
     )
 
     with pytest.raises(StorageError, match=r"stored: the bucket of s3Config answered 403$"):
-        await CallerBucket(s3_config, admitting(s3_server.endpoint_url)).store(FILE)
+        await CallerBucket(s3_config, allowing(s3_server.endpoint_url)).store(FILE)
 
 
 # --- Addresses
@@ -114,7 +114,7 @@ async def test_a_store_that_refuses(
 
 @pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433"])
-async def test_a_private_endpoint_is_never_dialled(host: str) -> None:
+async def test_a_private_endpoint_is_never_connected_to(host: str) -> None:
     """However the address is written, no connection is opened."""
     with silent_server() as listener:
         policy = Policy(allowed_ports=frozenset({port(listener)}))
@@ -127,7 +127,7 @@ async def test_a_private_endpoint_is_never_dialled(host: str) -> None:
 
 
 @pytest.mark.hostile("s3Config values")
-async def test_a_name_with_a_private_address_is_never_dialled() -> None:
+async def test_a_name_with_a_private_address_is_never_connected_to() -> None:
     """A public name does not help, and the sentence does not reveal its address."""
     with silent_server() as listener:
         policy = Policy(allowed_ports=frozenset({port(listener)}))
@@ -141,7 +141,7 @@ async def test_a_name_with_a_private_address_is_never_dialled() -> None:
 
 
 @pytest.mark.hostile("s3Config values")
-async def test_other_ports_are_never_dialled() -> None:
+async def test_other_ports_are_never_connected_to() -> None:
     """On an allowed network only the policy's ports are allowed, and the sentence names them."""
     with silent_server() as listener:
         policy = Policy(allowed_networks=(ip_network("127.0.0.0/8"),))
@@ -345,7 +345,7 @@ async def test_a_stores_refusal_is_its_status(code: int) -> None:
     """The caller does not read the response's content."""
     with stub_server(status(code, b"<Error>internal-host-7</Error>")) as (address, _):
         with pytest.raises(StorageError) as failure:
-            await CallerBucket(config(address), admitting(address)).store(FILE)
+            await CallerBucket(config(address), allowing(address)).store(FILE)
 
         expected = f"The edited image could not be stored: the bucket of s3Config answered {code}"
         assert str(failure.value) == expected
@@ -358,7 +358,7 @@ async def test_a_store_that_is_down() -> None:
         address = f"http://127.0.0.1:{port(listener)}"
 
     with pytest.raises(StorageError, match=r"stored: s3Config endpointUrl could not be reached$"):
-        await CallerBucket(config(address), admitting(address)).store(FILE)
+        await CallerBucket(config(address), allowing(address)).store(FILE)
 
 
 @pytest.mark.hostile("s3Config values")
@@ -366,7 +366,7 @@ async def test_a_store_that_is_slow() -> None:
     """The deadline ends an upload that the store never answers."""
     with silent_server() as listener:
         address = f"http://127.0.0.1:{port(listener)}"
-        caller = CallerBucket(config(address), admitting(address), seconds=0.2)
+        caller = CallerBucket(config(address), allowing(address), seconds=0.2)
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"s3Config did not take it in 0\.2 seconds$"):
                 await caller.store(FILE)
@@ -378,7 +378,7 @@ async def test_a_store_that_is_slow() -> None:
 async def test_a_store_that_drips() -> None:
     """The deadline ends a response that sends headers forever."""
     with dripping_server() as address:
-        caller = CallerBucket(config(address), admitting(address), seconds=0.3)
+        caller = CallerBucket(config(address), allowing(address), seconds=0.3)
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"s3Config did not take it in 0\.3 seconds$"):
                 await caller.store(FILE)
@@ -397,7 +397,7 @@ async def test_a_store_that_never_ends_its_answer() -> None:
             request.close_connection = True
 
     with stub_server(endless) as (address, _):
-        caller = CallerBucket(config(address), admitting(address), seconds=5)
+        caller = CallerBucket(config(address), allowing(address), seconds=5)
 
         assert (await caller.store(FILE)).startswith(f"{address}/photos/job-1.png?")
 
@@ -430,7 +430,7 @@ async def test_a_store_over_https(
 ) -> None:
     """The connection goes to the pinned address, and the certificate is checked by name."""
     url = tls_store["endpointUrl"]
-    caller = CallerBucket(tls_store, admitting(url), Names("127.0.0.1"), certificate.trust)
+    caller = CallerBucket(tls_store, allowing(url), Names("127.0.0.1"), certificate.trust)
 
     link = await caller.store(FILE)
 
@@ -439,9 +439,9 @@ async def test_a_store_over_https(
 
 
 @pytest.mark.hostile("s3Config values")
-async def test_a_store_whose_certificate_nobody_trusts(tls_store: dict[str, Any]) -> None:
+async def test_a_store_with_an_untrusted_certificate(tls_store: dict[str, Any]) -> None:
     """The image is not sent to a host with an untrusted certificate."""
-    caller = CallerBucket(tls_store, admitting(tls_store["endpointUrl"]), Names("127.0.0.1"))
+    caller = CallerBucket(tls_store, allowing(tls_store["endpointUrl"]), Names("127.0.0.1"))
 
     with pytest.raises(StorageError, match="endpointUrl could not be reached"):
         await caller.store(FILE)
@@ -454,7 +454,7 @@ async def test_a_store_with_anothers_certificate(
     """The image is not sent to a host whose certificate has another name."""
     url = tls_store["endpointUrl"].replace("store.", "another.")
     s3_config = {**tls_store, "endpointUrl": url}
-    caller = CallerBucket(s3_config, admitting(url), Names("127.0.0.1"), certificate.trust)
+    caller = CallerBucket(s3_config, allowing(url), Names("127.0.0.1"), certificate.trust)
 
     with pytest.raises(StorageError, match="endpointUrl could not be reached"):
         await caller.store(FILE)
@@ -476,8 +476,8 @@ async def test_no_secret_reaches_the_log(case: str) -> None:
     """Neither secret, nor key, nor signature is in a failure's sentence or its logged cause."""
     with stub_server(status(403)) as (address, _):
         endpoint_url, policy = {
-            "refused": (address, admitting(address)),
-            "down": ("http://127.0.0.1:1", admitting("http://127.0.0.1:1")),
+            "refused": (address, allowing(address)),
+            "down": ("http://127.0.0.1:1", allowing("http://127.0.0.1:1")),
             "private": ("http://127.0.0.1", Policy()),
             "port": ("http://127.0.0.1:1", Policy()),
         }[case]

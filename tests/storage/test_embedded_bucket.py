@@ -149,7 +149,7 @@ def test_ends_with_its_block(tmp_path: Path) -> None:
 
 
 async def test_links_outlive_a_restart_with_a_memory(tmp_path: Path) -> None:
-    """Keys and port are kept, in a file that nobody else may read."""
+    """Keys and port are kept in a file that only its owner may read."""
     memory = tmp_path / "memory.json"
     with embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment:
         link = await open_bucket(environment).store(FILE)
@@ -176,7 +176,7 @@ def test_a_memory_whose_port_is_taken_gives_another(tmp_path: Path) -> None:
     assert after["BUCKET_ACCESS_KEY_ID"] == before["BUCKET_ACCESS_KEY_ID"]
 
 
-def test_a_memory_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
+def test_a_damaged_state_file_is_written_again(tmp_path: Path) -> None:
     """If a process died while writing the file, links are lost, but the server starts."""
     memory = tmp_path / "memory.json"
     memory.write_text('{"BUCKET_ENDPOINT_URL": "http://127')

@@ -155,7 +155,7 @@ class Names:
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
 
 
-class Dials:
+class ConnectionLog:
     """Records every address that this process connects to, by an audit hook of the interpreter.
 
     Attributes:
