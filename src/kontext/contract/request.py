@@ -96,6 +96,14 @@ class EditRequest(BaseModel):
             return image
         raise violation("must be an http, https or data URL")
 
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _is_string(cls, value: object) -> object:
+        # Python's enum writes a value that it does not know, and an array can be too deep for that.
+        if isinstance(value, str):
+            return value
+        raise violation(f"must be {either(OutputFormat)}")
+
     @field_validator("size")
     @classmethod
     def _within_sides(cls, size: str, info: ValidationInfo) -> str:
