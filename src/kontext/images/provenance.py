@@ -22,7 +22,7 @@ _NAMESPACES = {
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How an image was made: everything needed to make it again, except prompt and input.
+    """How an image was made: everything needed to repeat the edit, except its prompts and input.
 
     Attributes:
         size: The size delivered, 'width*height'.
