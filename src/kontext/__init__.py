@@ -10,6 +10,7 @@ Each package says in its docstring what it may import. The modules beside them:
     child_process     imports: errors
     worker            imports: errors, logs, contract, settings, address_policy, threads, images,
                                inference, storage, jobs
+    __main__          imports: nothing
     demo              imports: address_policy, settings, images, storage.embedded_bucket
 """
 
