@@ -77,7 +77,7 @@ def failures() -> str:
         errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
-        errors.WorkerEnding,
+        errors.WorkerShutdown,
         errors.StorageError,
         errors.BootError,
         errors.KontextError,

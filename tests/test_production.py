@@ -18,7 +18,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerEnding
+from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerShutdown
 from kontext.local.jobs import Status
 from kontext.local.worker_api import POLL_SECONDS
 from kontext.storage import embedded_bucket
@@ -371,7 +371,7 @@ async def test_a_lost_gpu_fails_its_job_and_ends_the_worker(tmp_path: Path) -> N
 
         assert code == 1
         assert obedient.endpoint.results(lost) == [
-            {"id": lost, "error": GpuFault.example, "stopPod": True}
+            {"id": lost, "error": GpuFault.sentence, "stopPod": True}
         ]
         assert await obedient.endpoint.status(waiting) == Status.IN_QUEUE
         await until(lambda: not group(obedient.worker.process.pid))
@@ -389,7 +389,7 @@ async def test_a_stopped_edit_that_hangs_ends_the_worker(tmp_path: Path) -> None
 
         assert code == 1
         assert obedient.endpoint.results(behind) == [
-            {"id": behind, "error": WorkerEnding.example, "stopPod": True}
+            {"id": behind, "error": WorkerShutdown.sentence, "stopPod": True}
         ]
         assert not obedient.endpoint.results(hanging)
         assert "fake_handler.py" in obedient.worker.log  # where the thread hangs
@@ -408,7 +408,7 @@ async def test_a_worker_told_to_end_amid_a_hanging_edit_ends_when_its_time_is_up
 
         assert code == 1
         assert obedient.endpoint.results(hanging) == [
-            {"id": hanging, "error": WorkerEnding.example, "stopPod": True}
+            {"id": hanging, "error": WorkerShutdown.sentence, "stopPod": True}
         ]
         await until(lambda: not group(obedient.worker.process.pid))
 

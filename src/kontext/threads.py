@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from kontext.errors import ProcessExit
+from kontext.errors import UnexpectedExit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def carrying(work: Callable[P, T]) -> Callable[P, T]:
         except Exception:
             raise
         except (SystemExit, KeyboardInterrupt) as error:
-            raise ProcessExit(ProcessExit.example) from error
+            raise UnexpectedExit from error
         except BaseException as error:
             raise RuntimeError("a thread's work raised what asyncio cannot carry") from error
 

@@ -15,7 +15,7 @@ from kontext import __version__
 from kontext.address_policy import address_policy
 from kontext.contract.request import EditRequest, unknown_keys
 from kontext.contract.size import Size
-from kontext.errors import UnsafeImage, WorkerEnding
+from kontext.errors import UnsafeImage, WorkerShutdown
 from kontext.images import reference
 from kontext.images.encode import encode
 from kontext.images.fetch import ImageFetcher
@@ -88,7 +88,7 @@ class Worker:
         except asyncio.CancelledError:
             if not self._executor.closed:  # then the caller stopped the job, and reads no answer
                 raise
-            return self._failures.answer(WorkerEnding(WorkerEnding.example), log)
+            return self._failures.answer(WorkerShutdown(), log)
         except Exception as error:  # noqa: BLE001 - whatever it is, the job is answered
             return self._failures.answer(error, log)
         self._failures.succeeded()
@@ -173,7 +173,7 @@ class Worker:
         image, flagged = await self._executor.run(work)
         turn.leave()
         if flagged:
-            raise UnsafeImage(UnsafeImage.example)
+            raise UnsafeImage
         return image
 
     def _file(self, job: Job, edit: Edit, image: Image.Image) -> StoredFile:

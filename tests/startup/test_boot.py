@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kontext.errors import BootError, boot_failed
+from kontext.errors import BootError, boot_failure_sentence
 from kontext.jobs.progress import Progress
 from kontext.local.jobs import Status
 from kontext.settings import Settings
@@ -78,8 +78,8 @@ async def test_in_production_a_worker_that_lacks_something_ends_and_says_what(
         async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
             assert await worker.exit_code() == 1
         (post,) = endpoint.recorder.posts
-        assert post == {"id": told, "error": boot_failed(check)}
-        assert (await endpoint.served.client.status(told))["error"] == boot_failed(check)
+        assert post == {"id": told, "error": boot_failure_sentence(check)}
+        assert (await endpoint.served.client.status(told))["error"] == boot_failure_sentence(check)
         assert await endpoint.status(waiting) == Status.IN_QUEUE
 
     (ping,) = endpoint.recorder.pings
@@ -107,7 +107,7 @@ async def test_in_production_a_wrong_setting_is_told_like_any_other_lack(
             assert await worker.exit_code() == 1
 
     (post,), (ping,) = endpoint.recorder.posts, endpoint.recorder.pings
-    assert post == {"id": told, "error": boot_failed("settings")}
+    assert post == {"id": told, "error": boot_failure_sentence("settings")}
     assert ping["check"] == "settings"
     assert ping["reason"].startswith(f"SettingsError: {reason}")
     assert f"Fitness check failed: settings | SettingsError: {reason}" in worker.log

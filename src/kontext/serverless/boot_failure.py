@@ -15,7 +15,7 @@ from runpod.http_client import AsyncClientSession
 from runpod.serverless.modules import rp_job
 from runpod.serverless.modules.rp_http import send_result
 
-from kontext.errors import boot_failed
+from kontext.errors import boot_failure_sentence
 
 log = logging.getLogger("kontext")
 
@@ -44,7 +44,7 @@ async def _fail_one_job(step: str) -> None:
                 jobs = await rp_job.get_job(session, 1)
             for job in jobs or ():
                 async with asyncio.timeout(PATIENCE):
-                    await send_result(session, {"error": boot_failed(step)}, job)
+                    await send_result(session, {"error": boot_failure_sentence(step)}, job)
     except TimeoutError:
         log.info("no waiting job was told that this worker cannot start")
     except Exception as error:  # noqa: BLE001 - what matters is why the boot has failed
