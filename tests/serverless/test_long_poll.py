@@ -11,7 +11,7 @@ from runpod.serverless.modules import rp_job
 
 from kontext.serverless import job_loop, long_poll
 from kontext.serverless.backoff import Backoff, FailureLog
-from kontext.serverless.long_poll import LONGEST_PAUSE, LongPoll
+from kontext.serverless.long_poll import MAX_PAUSE_SECONDS, LongPoll
 
 
 class Takes:
@@ -102,19 +102,19 @@ async def test_after_a_poll_that_was_held_the_next_one_goes_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A normal 204 costs no pause, and makes the next pause a first one again."""
-    monkeypatch.setattr(long_poll, "HELD_SECONDS", 0.05)
+    monkeypatch.setattr(long_poll, "MIN_HELD_SECONDS", 0.05)
     takes, poll = Takes(web.Response(status=500)), LongPoll("polls")
     async with polled(takes, monkeypatch) as session:
         await ask_for(0.5, poll, session)
         takes.answer, takes.hold, takes.asked = web.Response(status=204), 0.1, 0
         await ask_for(2, poll, session)
         assert takes.asked >= 10
-        assert poll._backoff.pause() <= long_poll.FIRST_PAUSE
+        assert poll._backoff.pause() <= long_poll.FIRST_PAUSE_SECONDS
 
 
 def test_pauses_double_up_to_the_longest_until_a_success() -> None:
     """Half of each is random."""
-    backoff = Backoff(0.1, LONGEST_PAUSE)
+    backoff = Backoff(0.1, MAX_PAUSE_SECONDS)
     pauses = [backoff.pause() for _ in range(20)]
     for pause, most in zip(pauses, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2] + [5.0] * 14, strict=True):
         assert most / 2 <= pause <= most

@@ -48,13 +48,13 @@ async def served(endpoint: Endpoint) -> AsyncIterator[tuple[ClientSession, str]]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pause shortly."""
-    monkeypatch.setattr(result_post, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(result_post, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(result_post, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(result_post, "MAX_PAUSE_SECONDS", 0.02)
 
 
 async def test_a_post_is_repeated_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """After server errors, too many requests, a reset and a silence."""
-    monkeypatch.setattr(result_post, "ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(result_post, "ATTEMPT_TIMEOUT_SECONDS", 0.2)
     endpoint = Endpoint(500, 502, 503, 504, 429, RESET, SILENCE, 200)
     async with served(endpoint) as (session, url):
         await result_post.post(session, url, '{"output": "ü"}')
