@@ -1,11 +1,11 @@
-"""Signed artifacts in a place that the deployer set: a directory, or a prefix in the bucket.
+"""Stores signed artifacts where the deployer says: in a directory, or in the bucket.
 
-What comes back is code that the worker will run, so it leaves this module only once its
-HMAC-SHA256 with the deployer's secret has been verified. Knows nothing of torch.
+An artifact is code that the worker will run. So it is returned only after its HMAC-SHA256 with the
+deployer's secret has been verified. Does not know torch.
 
-A signature tells who made an artifact and for which key, not when: whoever can write to the place
-can put back an earlier one of the same key. The key names every version that the code was made
-with, so that this is at worst what such a worker has once compiled itself.
+A signature proves who made an artifact and for which key, but not when: anyone who can write to the
+store can put back an earlier artifact of the same key. The key names every version that the code
+was made with, so at worst that is code that such a worker once compiled itself.
 """
 
 import hashlib
@@ -29,51 +29,51 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("kontext")
 
-LARGEST = 256 * 1024 * 1024
-"""Bytes of a signed artifact; the transformer's two compiled blocks take about 1 MB on a CPU."""
+MAX_BYTES = 256 * 1024 * 1024
+"""The largest signed artifact; the transformer's two compiled blocks take about 1 MB on a CPU."""
 
 IN_BUCKET = "bucket:"
-"""What a place begins with that is a prefix in the bucket of the results."""
+"""The beginning of COMPILE_CACHE when it names a prefix in the bucket of the results."""
 
 _PATIENCE = s3_client.Patience(seconds=15, attempts=2)
-"""Compiling anew takes a minute: no reason to wait longer than that for a bucket."""
+"""Compiling takes a minute, so waiting much longer for a bucket would not pay."""
 
 _SIGNATURE = hashlib.sha256().digest_size
 
 
 class Untrusted(Exception):
-    """What was found may not be used; says why."""
+    """An artifact must not be used; the message says why."""
 
 
 class Store(Protocol):
-    """Where the bytes lie. Whatever it raises, the worker logs it and compiles anew."""
+    """Bytes under names. The worker logs any exception from here, and compiles."""
 
-    def read(self, name: str, most: int) -> bytes | None:
-        """Return at most `most` bytes; None when there is nothing of that name."""
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the first `max_bytes` bytes at most; None if nothing has that name."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Replace the whole at once, so that no reader ever sees a half."""
+        """Replace the content atomically, so that no reader sees a part of it."""
 
 
 class Directory:
-    """A directory, made when it is first written to; on Runpod, one on a network volume."""
+    """A directory, created by the first write; on Runpod it is on a network volume."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def read(self, name: str, most: int) -> bytes | None:
-        """Return its first bytes; a pipe or a device, which could block, is nothing."""
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the first bytes of a file; None for a pipe or a device, which could block."""
         with (
             suppress(FileNotFoundError, NotADirectoryError),
             open(self._path / name, "rb", opener=_open_without_waiting) as file,
         ):
-            # Asked of the open file: between a look at a path and its opening, it can change.
+            # Checked on the open file, because a path can change between a check and its opening.
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                return file.read(most)
+                return file.read(max_bytes)
         return None
 
     def write(self, name: str, content: bytes) -> None:
-        """Write beside it and rename; a crash may cut the file off, which its signature tells."""
+        """Write a temporary file and rename it; the signature reveals one that a crash cut off."""
         self._path.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=self._path, prefix=f".{name}-", delete=False) as file:
             temporary = Path(file.name)
@@ -94,30 +94,34 @@ class BucketFolder:
         self._bucket = bucket
         self._prefix = prefix
 
-    def read(self, name: str, most: int) -> bytes | None:
-        """Get its first bytes."""
+    def read(self, name: str, max_bytes: int) -> bytes | None:
+        """Return the first bytes of an object."""
         try:
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
         except ClientError as error:
-            # A key without s3:ListBucket hears 403 of an object that is not there.
+            # Without the permission s3:ListBucket, S3 answers 403 for a missing object.
             if error.response["ResponseMetadata"]["HTTPStatusCode"] in {403, 404}:
                 return None
             raise
         with closing(answer["Body"]) as body:
-            return body.read(most)
+            return body.read(max_bytes)
 
     def write(self, name: str, content: bytes) -> None:
-        """Put it: S3 shows an object whole or not at all."""
+        """Put the object; S3 shows an object whole or not at all."""
         self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=content)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:
-    """Open as `open` does, but do not wait for a pipe's writer."""
+    """Open as `open` does, without waiting for the writer of a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def at(place: str, settings: Settings) -> Store:
-    """Open what the deployer named: a directory, or `bucket:` and a prefix in the bucket.
+def open_place(place: str, settings: Settings) -> Store:
+    """Open the place that COMPILE_CACHE names.
+
+    Args:
+        place: The path of a directory, or `bucket:` and a prefix in the bucket.
+        settings: The bucket and its credentials.
 
     Raises:
         BootError: The settings name no bucket, or there are no credentials.
@@ -141,30 +145,30 @@ def open_store(settings: Settings) -> "SignedStore | None":
     if secret is None:
         log.warning("compile cache: off, because COMPILE_CACHE_SECRET is not set")
         return None
-    return SignedStore(at(place, settings), secret.get_secret_value())
+    return SignedStore(open_place(place, settings), secret.get_secret_value())
 
 
 class SignedStore:
     """Artifacts under keys, each signed together with its key.
 
     Args:
-        store: Where they lie.
-        secret: The deployer's; who knows it may run code in every worker.
-        largest: Bytes, signature included.
+        store: The place of the signed bytes.
+        secret: The deployer's secret; anyone who knows it can run code in every worker.
+        max_bytes: The largest artifact, signature included.
     """
 
-    def __init__(self, store: Store, secret: str, largest: int = LARGEST) -> None:
+    def __init__(self, store: Store, secret: str, max_bytes: int = MAX_BYTES) -> None:
         self._store = store
         self._secret = secret.encode()
-        self._largest = largest
+        self._max_bytes = max_bytes
 
     def read(self, key: str) -> bytes | None:
-        """Return the artifact, or None when there is none.
+        """Return the artifact of a key, or None if there is none.
 
         Raises:
             Untrusted: It is too large, damaged, unsigned, or signed for another key or secret.
         """
-        signed = self._store.read(_name(key), self._largest + 1)
+        signed = self._store.read(_name(key), self._max_bytes + 1)
         if signed is None:
             return None
         self._refuse_large(signed)
@@ -174,7 +178,7 @@ class SignedStore:
         return artifact
 
     def write(self, key: str, artifact: bytes) -> None:
-        """Sign and store it, in place of what was there.
+        """Sign an artifact and store it; it replaces an earlier one of the same key.
 
         Raises:
             Untrusted: It is too large to be read back.
@@ -184,11 +188,11 @@ class SignedStore:
         self._store.write(_name(key), signed)
 
     def _refuse_large(self, signed: bytes) -> None:
-        if len(signed) > self._largest:
-            raise Untrusted(f"it is larger than {self._largest} bytes")
+        if len(signed) > self._max_bytes:
+            raise Untrusted(f"it is larger than {self._max_bytes} bytes")
 
     def _signature(self, key: str, artifact: bytes) -> bytes:
-        # The key's digest has one length, so that no other pair makes the same message.
+        # A digest has a fixed length, so no other pair of key and artifact makes the same message.
         return hmac.digest(self._secret, _digest(key).digest() + artifact, "sha256")
 
 
