@@ -9,7 +9,7 @@ from kontext.jobs.prefetch import MAX_JOBS_BEFORE_EDIT, Prefetch
 
 
 async def is_due(prefetch: Prefetch) -> bool:
-    """Tell whether a job is to be fetched now."""
+    """Return whether a job is to be fetched now."""
     try:
         async with asyncio.timeout(0.02):
             await prefetch.wait_until_due()

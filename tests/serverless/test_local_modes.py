@@ -62,7 +62,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def listens(port: int) -> bool:
-    """Tell whether a local server is ready."""
+    """Return whether a local server is ready."""
     with socket.socket() as probe:
         return probe.connect_ex(("localhost", port)) == 0
 

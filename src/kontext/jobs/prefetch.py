@@ -29,7 +29,7 @@ class TrackedJob:
     """How far one job is on its way through the GPU.
 
     Args:
-        prefetch: What is told of each change.
+        prefetch: The tracker to notify of each change.
         slow_seconds: How long the job may prepare until it counts as slow.
     """
 

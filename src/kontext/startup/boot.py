@@ -107,9 +107,9 @@ class Boot:
             plan = loading.plan(self._settings)
             log.info("mode %s: %s", plan.mode, plan)
 
-    def resume_garbage_collection(self) -> None:
-        """Search for garbage again, but not among the objects made at boot."""
-        garbage.resume()
+    def safety_checker(self) -> None:
+        """Load the safety checker; no worker starts without one."""
+        self._checker = loading.load_safety_checker(self._settings)
 
     def weights(self) -> None:
         """Load the model, compile it and warm it up."""
@@ -121,9 +121,9 @@ class Boot:
         if not stand_ins.should_replace_model(settings):
             self._compile(loaded, self._editor)
 
-    def safety_checker(self) -> None:
-        """Load the safety checker; no worker starts without one."""
-        self._checker = loading.load_safety_checker(self._settings)
+    def resume_garbage_collection(self) -> None:
+        """Search for garbage again, but not among the objects made at boot."""
+        garbage.resume()
 
     def _compile(self, loaded: "Model", editor: "Editor") -> None:
         """Compile the transformer's blocks, or load what another worker compiled, and warm up.

@@ -15,7 +15,7 @@ log = logging.getLogger("kontext")
 
 
 def should_replace(part: StandIn, settings: Settings, present: bool, missing: str) -> bool:
-    """Return whether a stand-in takes the place of `part`.
+    """Return whether a stand-in replaces `part`.
 
     Args:
         part: A part of the worker.
