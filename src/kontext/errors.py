@@ -36,7 +36,7 @@ class KontextError(Exception):
 
     Attributes:
         sentence: The public sentence of an error that is raised without one.
-        example: A public sentence of this kind, for the documentation.
+        example: A public sentence of this kind, for the table in docs/errors.md.
         remedy: What the caller, or for a `BootError` the deployer, can do about it.
         refresh_worker: Whether Runpod should replace the worker after this job.
     """

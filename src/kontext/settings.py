@@ -1,7 +1,7 @@
 """Reads the environment variables into one frozen `Settings`; an error names the variable.
 
-Each setting's name, default, range and meaning are written only here; the README's table and the
-Hub form are checked against them. Opens no file and no connection.
+Each setting's name, default, range and meaning are written only here; the table in docs/settings.md
+and the Hub form are checked against them. Opens no file and no connection.
 """
 
 import math

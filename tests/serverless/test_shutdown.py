@@ -52,18 +52,19 @@ async def test_work_is_cancelled_when_the_shutdown_begins() -> None:
     subject, begun = shutdown()
     cancelled = asyncio.Event()
 
-    async def poll() -> None:
+    async def poll() -> str:
         try:
             await asyncio.Event().wait()
         finally:
             cancelled.set()
+        return "never"
 
     interrupted = asyncio.create_task(subject.interrupt(poll()))
     await asyncio.sleep(0)
     begun.set()
 
-    assert await interrupted is None
     async with asyncio.timeout(10):
+        assert await interrupted is None
         await cancelled.wait()
 
 
