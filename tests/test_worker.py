@@ -4,7 +4,6 @@ import asyncio
 import base64
 import concurrent.futures
 import io
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -252,7 +251,6 @@ async def test_an_unexpected_error_is_answered_without_its_cause(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The caller gets one fixed sentence; the log has the whole cause with the job's id."""
-    logging.getLogger("kontext").addHandler(caplog.handler)
     bench = Bench(FailingEditor(RuntimeError("/etc/secret is not readable")))
     output = await bench.run()
 
