@@ -23,15 +23,8 @@ from kontext.inference.mode import Plan
 from kontext.inference.model import Model
 from kontext.inference.warm_up import warm_up
 from kontext.settings import Settings
-from kontext.startup.artifact_store import (
-    MAX_BYTES,
-    Directory,
-    SignedStore,
-    Store,
-    Untrusted,
-    open_place,
-    open_store,
-)
+from kontext.startup.artifact_places import Directory, Store, open_place
+from kontext.startup.artifact_store import MAX_BYTES, SignedStore, Untrusted, open_store
 from kontext.storage import embedded_bucket
 from tests.support.s3_server import Key, StrictServer, unused_port
 
@@ -51,7 +44,8 @@ import numpy
 from PIL import Image
 from torch._dynamo.utils import counters
 from kontext.inference import acceleration, compile_cache
-from kontext.startup.artifact_store import Directory, SignedStore
+from kontext.startup.artifact_places import Directory
+from kontext.startup.artifact_store import SignedStore
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 import random_model
