@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 IN_BUCKET = "bucket:"
 """The beginning of COMPILE_CACHE when it names a prefix in the bucket of the results."""
 
-_PATIENCE = s3_client.Patience(seconds=15, attempts=2)
+_RETRY_POLICY = s3_client.RetryPolicy(timeout_seconds=15, attempts=2)
 """Compiling takes a minute, so waiting much longer for a bucket would not pay."""
 
 
@@ -110,5 +110,5 @@ def open_place(place: str, settings: Settings) -> Store:
     if not place.startswith(IN_BUCKET):
         return Directory(Path(place))
     location = Location.from_settings(settings)
-    client = s3_client.connect(location, s3_client.session_of(settings), _PATIENCE)
+    client = s3_client.connect(location, s3_client.deployer_session(settings), _RETRY_POLICY)
     return BucketFolder(client, location.name, place.removeprefix(IN_BUCKET))
