@@ -89,7 +89,7 @@ def failures() -> str:
         errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
-        errors.WorkerEnding,
+        errors.WorkerShutdown,
         errors.StorageError,
         errors.BootError,
         errors.KontextError,

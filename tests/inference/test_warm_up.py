@@ -13,7 +13,7 @@ from kontext.inference.mode import EXACT
 from kontext.inference.model import Model
 from kontext.settings import Settings
 from kontext.startup.boot import Boot
-from tests.startup.test_boot import post_nothing
+from tests.support.progress import post_nothing
 
 
 class Recorder:

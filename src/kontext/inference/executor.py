@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from kontext.errors import Cancelled, WorkerEnding
+from kontext.errors import Cancelled, WorkerShutdown
 from kontext.settings import STOP_TIMEOUT_SECONDS
 from kontext.threads import deliver_errors
 
@@ -69,11 +69,11 @@ class GpuExecutor:
         asked to stop; either way the executor is free for the next only when its thread is.
 
         Raises:
-            WorkerEnding: The executor is closed, or closes before the work is done.
-            ProcessExit: The work wanted to end the process.
+            WorkerShutdown: The executor is closed, or closes before the work is done.
+            UnexpectedExit: The work wanted to end the process.
         """
         if self.closed:
-            raise WorkerEnding(WorkerEnding.example)
+            raise WorkerShutdown
         stop, loop = Stop(), asyncio.get_running_loop()
         running = self._thread.submit(deliver_errors(work), stop)
         self._unfinished.add(running)
@@ -83,7 +83,7 @@ class GpuExecutor:
         try:
             await asyncio.wait({outcome, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done():
-                raise WorkerEnding(WorkerEnding.example)
+                raise WorkerShutdown
             return outcome.result()
         finally:
             self._waiting.discard(closing)
