@@ -46,7 +46,7 @@ def serve(tmp_path: Path) -> Serve:
 @pytest_asyncio.fixture(loop_scope="module")
 async def server(serve: Serve) -> AsyncIterator[Server]:
     """A server that admits every client."""
-    async with serve(webhook_pause=0.05) as server:
+    async with serve(webhook_pause_seconds=0.05) as server:
         yield server
 
 

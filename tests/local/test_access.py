@@ -67,7 +67,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 async def send(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
     """Send a request as to the job that waits."""
-    with server.queue.store._transaction() as session:
+    with server.queue.store.transaction() as session:
         job = session.connection().exec_driver_sql("SELECT id FROM jobs").scalar()
     async with httpx.AsyncClient(base_url=server.url, verify=False) as client:
         return await client.request(method, path.format(job=job), **more)

@@ -12,7 +12,7 @@ import pytest_asyncio
 from fastapi import APIRouter
 
 from kontext.local.app import application
-from kontext.local.client_api import RUN_BYTES, RUNSYNC_BYTES
+from kontext.local.client_api import MAX_RUN_BYTES, MAX_RUNSYNC_BYTES
 from kontext.local.jobs import DAY, SECOND
 from kontext.local.server import Server
 from tests.local.conftest import client_of, running
@@ -413,7 +413,9 @@ async def in_pieces(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 2**16]
 
 
-@pytest.mark.parametrize(("path", "most"), [("/run", RUN_BYTES), ("/runsync", RUNSYNC_BYTES)])
+@pytest.mark.parametrize(
+    ("path", "most"), [("/run", MAX_RUN_BYTES), ("/runsync", MAX_RUNSYNC_BYTES)]
+)
 async def test_a_body_may_be_so_large(
     client: httpx.AsyncClient, worker: Worker, path: str, most: int
 ) -> None:
@@ -432,8 +434,8 @@ async def test_a_body_may_be_so_large(
 @pytest.mark.parametrize(
     ("path", "size", "sentence"),
     [
-        ("/run", RUN_BYTES + 1, "body: exceeded max body size of 10MiB"),
-        ("/runsync", RUNSYNC_BYTES + 1, "body: exceeded max body size of 20MiB"),
+        ("/run", MAX_RUN_BYTES + 1, "body: exceeded max body size of 10MiB"),
+        ("/runsync", MAX_RUNSYNC_BYTES + 1, "body: exceeded max body size of 20MiB"),
     ],
     ids=["run", "runsync"],
 )

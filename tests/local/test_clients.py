@@ -61,7 +61,7 @@ async def base_url(serve: Serve, api_key: str | None) -> AsyncIterator[str]:
         working = asyncio.create_task(answer(worker))
         yield f"{server.url}/v2"
         working.cancel()
-        server.queue.drain(worker.name)  # or the server would wait for its poll
+        server.queue.close_worker(worker.name)  # or the server would wait for its poll
 
 
 async def output_of(*command: str, directory: Path, **environment: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kontext.local.store import GIVEN_UP, MOST_DEATHS
+from kontext.local.dead_worker_retries import GIVEN_UP, MAX_DEATHS
 from tests.local.served import EDIT, LONG_EDIT, Served, commanded, free_port, serving
 
 BRIEF_EDIT = {**LONG_EDIT, "num_inference_steps": 3}
@@ -44,7 +44,7 @@ async def test_workers_killed_at_random_lose_and_double_no_job(tmp_path: Path) -
     done = {job["id"] for job in jobs if job["status"] == "COMPLETED"}
     given_up = {job["id"] for job in jobs if job.get("error") == GIVEN_UP}
     assert done | given_up == set(job_ids)
-    assert len(given_up) <= KILLS * HELD // MOST_DEATHS
+    assert len(given_up) <= KILLS * HELD // MAX_DEATHS
     assert counted["completed"] == len(done)
     assert counted["failed"] == len(given_up)
     assert served.ledger.stored.keys() >= done

@@ -22,10 +22,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from kontext.local.dead_worker_retries import GIVEN_UP, MAX_DEATHS
+from kontext.local.expiry import TIMEOUT_ERROR, delete_expired, set_ttl, time_out_overdue
+from kontext.local.job_table import Job
 from kontext.local.jobs import DAY, SECOND, InvalidBody, Policy, Status, Submission
 from kontext.local.queue import Queue
-from kontext.local.record import Job
-from kontext.local.store import GIVEN_UP, MOST_DEATHS, TOO_LONG, Store
+from kontext.local.store import Store
 
 EDIT = Submission(input={"prompt": "at night"})
 NOON = 1_700_000_000.0
@@ -96,7 +98,7 @@ def timed_out(store: Store) -> str:
     slow = Submission(input={}, policy=Policy.model_construct(executionTimeout=-1, ttl=DAY))
     job_id = store.add(slow, sync=False).id
     store.take("a")
-    store.overdue()
+    time_out_overdue(store)
     return job_id
 
 
@@ -167,8 +169,8 @@ def test_only_the_worker_that_has_a_job_is_heard(store: Store, make: Make, worke
     job_id = make(store)
     before = known(store, job_id).envelope()
 
-    store.progress(job_id, worker, {"percent": 50})
-    store.stream(job_id, worker, {"output": 1})
+    store.record_progress(job_id, worker, {"percent": 50})
+    store.add_chunk(job_id, worker, {"output": 1})
     accepted = store.finish(job_id, worker, {"output": "late"})
 
     assert not accepted
@@ -180,7 +182,7 @@ def test_a_result_replaces_progress(store: Store) -> None:
     """Progress is the output until there is one."""
     job_id = running(store)
 
-    store.progress(job_id, "a", {"percent": 50})
+    store.record_progress(job_id, "a", {"percent": 50})
     assert known(store, job_id).envelope()["output"] == {"percent": 50}
     store.finish(job_id, "a", {"error": "no"})
     assert "output" not in known(store, job_id).envelope()
@@ -190,10 +192,10 @@ def test_a_chunk_is_read_once_and_in_order(store: Store) -> None:
     """Reading the stream empties it, also after the end."""
     job_id = running(store)
     for number in range(3):
-        store.stream(job_id, "a", number)
+        store.add_chunk(job_id, "a", number)
     store.finish(job_id, "a", {})
 
-    reads = [store.read_stream(job_id) for _ in range(2)]
+    reads = [store.read_chunks(job_id) for _ in range(2)]
 
     assert [chunks for _, chunks in filter(None, reads)] == [[0, 1, 2], []]
 
@@ -208,7 +210,7 @@ def test_cancelling_ends_what_has_not_ended(store: Store, make: Make) -> None:
 
     assert found is not None
     assert found[1] == (before == Status.IN_PROGRESS)
-    assert known(store, job_id).status == (before if before.final else Status.CANCELLED)
+    assert known(store, job_id).status == (before if before.is_final else Status.CANCELLED)
 
 
 @pytest.mark.parametrize("make", ALL)
@@ -232,7 +234,7 @@ def test_a_retried_job_is_like_a_new_one(store: Store, clock: Clock) -> None:
     store.take("b")
     clock.now += HALF_AN_HOUR + 1
 
-    assert store.forget() == []
+    assert delete_expired(store) == []
     assert known(store, job_id).envelope() == {
         "id": job_id, "status": "IN_PROGRESS", "delayTime": 0, "workerId": "b"
     }  # fmt: skip
@@ -250,7 +252,7 @@ def test_purging_takes_only_what_waits(store: Store) -> None:
 
 def test_nobody_knows_an_unknown_job(store: Store) -> None:
     """Asking for it is answered with nothing, and changes nothing."""
-    asked = [store.get("x"), store.read_stream("x"), store.cancel("x"), store.retry("x")]
+    asked = [store.get("x"), store.read_chunks("x"), store.cancel("x"), store.retry("x")]
 
     assert asked == [None] * 4
     assert not store.finish("x", "a", {})
@@ -320,7 +322,7 @@ def test_a_job_outlives_so_many_workers_and_no_more(store: Store) -> None:
     """The third death fails it; a client's retry gives it three workers anew."""
     job_id = queued(store)
     for _ in range(2):
-        for _ in range(MOST_DEATHS):
+        for _ in range(MAX_DEATHS):
             assert known(store, job_id).status == Status.IN_QUEUE
             store.take("a")
             store.release("a", died=True)
@@ -332,7 +334,7 @@ def test_a_job_outlives_so_many_workers_and_no_more(store: Store) -> None:
 def test_an_end_that_was_asked_for_counts_against_no_job(store: Store) -> None:
     """Neither a restart of the server nor a worker that it replaces says anything of a job."""
     job_id = queued(store)
-    for _ in range(2 * MOST_DEATHS):
+    for _ in range(2 * MAX_DEATHS):
         store.take("a")
         store.release("a", died=False)
         store.take("a")
@@ -407,12 +409,12 @@ def test_a_job_may_run_as_long_as_its_policy_says(
     clock.now += 1000
     store.take("a")
     clock.now += seconds
-    assert store.overdue() == []
+    assert time_out_overdue(store) == []
     clock.now += 0.1
 
-    assert [(job.id, job.worker) for job in store.overdue()] == [(job_id, "a")]
+    assert [(job.id, job.worker) for job in time_out_overdue(store)] == [(job_id, "a")]
     job = known(store, job_id)
-    assert (job.status, job.answer) == (Status.TIMED_OUT, {"error": TOO_LONG})
+    assert (job.status, job.answer) == (Status.TIMED_OUT, {"error": TIMEOUT_ERROR})
 
 
 @pytest.mark.parametrize(
@@ -427,11 +429,11 @@ def test_results_are_kept_as_long_as_runpod_keeps_them(
     store.take("a")
     store.finish(job_id, "a", {"output": 1})
     clock.now += seconds
-    assert store.forget() == []
+    assert delete_expired(store) == []
     assert known(store, job_id).answer == {"output": 1}
     clock.now += 0.1
 
-    assert store.forget() == []
+    assert delete_expired(store) == []
     assert store.get(job_id) is None
 
 
@@ -440,10 +442,10 @@ def test_a_job_lives_no_longer_than_its_ttl(store: Store, clock: Clock, make: Ma
     """A day after it came it is forgotten in any state, and its worker must be told."""
     job_id = make(store)
     clock.now += A_DAY
-    assert store.forget() == []
+    assert delete_expired(store) == []
     clock.now += 0.1
 
-    assert [job.id for job in store.forget()] == [job_id]
+    assert [job.id for job in delete_expired(store)] == [job_id]
     assert store.get(job_id) is None
     assert not store.finish(job_id, "a", {})
 
@@ -453,7 +455,7 @@ def test_a_forgotten_job_leaves_nothing_behind(store: Store, clock: Clock, path:
     for make in ALL:
         make(store)
     clock.now += A_DAY + 1
-    store.forget()
+    delete_expired(store)
     store.close()
 
     with contextlib.closing(sqlite3.connect(path)) as file:
@@ -466,12 +468,12 @@ def test_a_life_can_be_shortened(store: Store, clock: Clock) -> None:
     """`?ttl=` counts from now."""
     job_id = queued(store)
     clock.now += 100
-    store.limit(job_id, 6)
+    set_ttl(store, job_id, 6)
     clock.now += 6
-    assert store.forget() == []
+    assert delete_expired(store) == []
     clock.now += 0.1
 
-    assert [job.id for job in store.forget()] == [job_id]
+    assert [job.id for job in delete_expired(store)] == [job_id]
 
 
 # ---- Waiting
@@ -488,12 +490,12 @@ async def test_who_waits_for_a_job_learns_that_its_time_is_up(
     slow = Policy() if status else Policy(executionTimeout=7 * DAY)
     job_id = store.add(Submission(input={}, policy=slow), sync=False).id
     store.take("a")
-    waiting = asyncio.create_task(queue.finished(job_id, 60))
-    telling = asyncio.create_task(queue.stops("a", 60))
+    waiting = asyncio.create_task(queue.wait_until_finished(job_id, 60))
+    telling = asyncio.create_task(queue.wait_for_jobs_to_stop("a", 60))
     await asyncio.sleep(0)
     clock.now += seconds + 1
 
-    tending = asyncio.create_task(queue.tend())
+    tending = asyncio.create_task(queue.run_housekeeping())
     async with asyncio.timeout(20):
         job, told = await waiting, await telling
     tending.cancel()
@@ -502,13 +504,16 @@ async def test_who_waits_for_a_job_learns_that_its_time_is_up(
     assert told == [job_id]
 
 
-@pytest.mark.parametrize("end", [Queue.drain, partial(Queue.release, died=True)])
+@pytest.mark.parametrize("end", [Queue.close_worker, partial(Queue.release, died=True)])
 async def test_a_drained_or_dead_workers_polls_end_empty(
     store: Store, end: Callable[[Queue, str], None]
 ) -> None:
     """Neither those under way nor later ones take what another could do."""
     queue = Queue(store)
-    polls = [asyncio.create_task(queue.take("a", 60)), asyncio.create_task(queue.stops("a", 60))]
+    polls = [
+        asyncio.create_task(queue.take("a", 60)),
+        asyncio.create_task(queue.wait_for_jobs_to_stop("a", 60)),
+    ]
     await asyncio.sleep(0)
     end(queue, "a")
     job = queue.submit(EDIT, sync=False)
@@ -537,26 +542,26 @@ def watched(store: Store) -> Job:
 def test_a_webhook_is_due_from_the_end_until_it_is_done(store: Store) -> None:
     """Before the end, after the last try and without a webhook nothing is due."""
     completed(store)
-    assert store.undelivered() == []
+    assert store.due_webhooks() == []
     job = watched(store)
     store.add(WATCHED, sync=True)
 
     for tries in (0, 1, 2):
-        assert [due.deliveries for due in store.undelivered()] == [tries]
-        store.note_delivery(job, tries + 1)
-    store.note_delivery(job, None)
-    assert store.undelivered() == []
+        assert [due.deliveries for due in store.due_webhooks()] == [tries]
+        store.record_delivery(job, tries + 1)
+    store.record_delivery(job, None)
+    assert store.due_webhooks() == []
 
 
 def test_a_result_waits_for_its_webhook(store: Store, clock: Clock) -> None:
     """It is not forgotten while the webhook is still to be called."""
     job = watched(store)
     clock.now += A_DAY
-    store.forget()
+    delete_expired(store)
     assert store.get(job.id)
 
-    store.note_delivery(job, None)
-    store.forget()
+    store.record_delivery(job, None)
+    delete_expired(store)
     assert store.get(job.id) is None
 
 
@@ -564,14 +569,14 @@ def test_a_retry_makes_the_old_delivery_void(store: Store, clock: Clock) -> None
     """Nothing is due while the job waits again, and its second end is announced too."""
     before = watched(store)
     store.retry(before.id)
-    assert store.undelivered() == []
+    assert store.due_webhooks() == []
     clock.now += 1
     store.take("b")
     store.finish(before.id, "b", {})
 
-    store.note_delivery(before, None)
+    store.record_delivery(before, None)
 
-    assert [due.deliveries for due in store.undelivered()] == [0]
+    assert [due.deliveries for due in store.due_webhooks()] == [0]
 
 
 # ---- Bodies
@@ -692,7 +697,7 @@ class Machine(RuleBasedStateMachine):
     def cancel(self, job_id: str) -> None:
         """A client gives one up."""
         self.store.cancel(job_id)
-        if not self.jobs[job_id].status.final:
+        if not self.jobs[job_id].status.is_final:
             self.jobs[job_id].status = Status.CANCELLED
 
     @rule(job_id=ids)
@@ -716,7 +721,7 @@ class Machine(RuleBasedStateMachine):
         for job in self.of(Status.IN_PROGRESS):
             if job.worker == worker:
                 job.deaths += died
-                job.status = Status.FAILED if job.deaths == MOST_DEATHS else Status.IN_QUEUE
+                job.status = Status.FAILED if job.deaths == MAX_DEATHS else Status.IN_QUEUE
 
     @rule()
     def restart(self) -> None:
@@ -732,7 +737,7 @@ class Machine(RuleBasedStateMachine):
         """Eleven minutes pass, and the server tidies up."""
         self.clock.now += 660
         overdue = self.of(Status.IN_PROGRESS)
-        assert len(self.store.overdue()) == len(overdue)
+        assert len(time_out_overdue(self.store)) == len(overdue)
         for job in overdue:
             job.status = Status.TIMED_OUT
 

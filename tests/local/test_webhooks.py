@@ -12,7 +12,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from kontext.local.server import Server
-from kontext.local.webhooks import TRIES
+from kontext.local.webhooks import MAX_TRIES
 from tests.local.conftest import Serve, client_of
 from tests.local.worker import Worker
 
@@ -93,7 +93,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def settled(server: Server) -> None:
     """Wait until no webhook is to be called any more, and then for as long as two tries take."""
-    await until(lambda: not server.queue.store.undelivered())
+    await until(lambda: not server.queue.store.due_webhooks())
     await asyncio.sleep(2 * PAUSE)
 
 
@@ -124,7 +124,7 @@ async def test_a_cancelled_job_is_announced(
 
 @pytest.mark.parametrize(
     ("codes", "tries"),
-    [([], 1), ([500], 2), ([404, 302], 3), ([201, 503, 500], TRIES), ([500] * 5, TRIES)],
+    [([], 1), ([500], 2), ([404, 302], 3), ([201, 503, 500], MAX_TRIES), ([500] * 5, MAX_TRIES)],
     ids=str,
 )
 async def test_it_is_tried_until_200_and_three_times_at_most(
@@ -229,7 +229,7 @@ async def test_a_try_counts_before_it_is_made(
     await completed(client, worker, receiver.url)
     await receiver.calls(1)
 
-    assert [job.deliveries for job in server.queue.store.undelivered()] == [1]
+    assert [job.deliveries for job in server.queue.store.due_webhooks()] == [1]
     receiver.open.set()
 
 
@@ -263,16 +263,16 @@ async def test_a_retried_job_is_announced_again(
 
 async def test_a_restart_goes_on_where_it_was(serve: Serve, receiver: Receiver) -> None:
     """One try before it and two after make three; a delivered one is not tried again."""
-    receiver.codes = [200] + [500] * TRIES
-    async with serve(webhook_pause=3600) as server, client_of(server) as client:
+    receiver.codes = [200] + [500] * MAX_TRIES
+    async with serve(webhook_pause_seconds=3600) as server, client_of(server) as client:
         worker = Worker(server)
         await completed(client, worker, receiver.url)
         await receiver.calls(1)
         await settled(server)
         refused = await completed(client, worker, receiver.url)
         await receiver.calls(2)
-        await until(lambda: [j.deliveries for j in server.queue.store.undelivered()] == [1])
-    async with serve(webhook_pause=PAUSE) as server:
+        await until(lambda: [j.deliveries for j in server.queue.store.due_webhooks()] == [1])
+    async with serve(webhook_pause_seconds=PAUSE) as server:
         await settled(server)
 
-    assert [body["id"] for body in receiver.bodies[1:]] == [refused] * TRIES
+    assert [body["id"] for body in receiver.bodies[1:]] == [refused] * MAX_TRIES

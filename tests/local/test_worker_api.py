@@ -3,7 +3,7 @@
 import httpx
 import pytest
 
-from kontext.local.client_api import RUNSYNC_BYTES
+from kontext.local.client_api import MAX_RUNSYNC_BYTES
 from kontext.local.server import Server
 from tests.local.worker import Worker
 
@@ -59,7 +59,7 @@ async def test_a_result_that_is_too_large_fails_its_job(
 ) -> None:
     """It is not refused: the SDK would drop it without a word, and the job would hang."""
     job_id = await given(client, worker)
-    await worker.finish(job_id, output="x" * RUNSYNC_BYTES)
+    await worker.finish(job_id, output="x" * MAX_RUNSYNC_BYTES)
     seen = await envelope(client, job_id)
 
     assert seen["status"] == "FAILED"

@@ -1,4 +1,4 @@
-"""`python -m kontext.local`: the server from the command line."""
+"""`python -m kontext.local`: starts the server from the command line."""
 
 import argparse
 import asyncio
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kontext.errors import BootError
-from kontext.local import GRACE_SECONDS, QUEUE_LIMIT
-from kontext.local.errors import QueueUnavailable
+from kontext.local import MAX_WAITING_JOBS
+from kontext.local.queue_unavailable import QueueUnavailable
+from kontext.local.shutdown import GRACE_SECONDS, stop_on_signals
 from kontext.local.worker_environment import worker_environments
 from kontext.storage import embedded_bucket
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 ENDPOINT = "black-forest-labs-flux-1-kontext-dev"
 API_KEY = "KONTEXT_API_KEY"
-"""The variable that may hold the key: the command line is for everyone on the machine to read."""
+"""The variable that may hold the key; every user of the machine can read a command line."""
 
 log = logging.getLogger("kontext")
 
@@ -32,7 +33,7 @@ log = logging.getLogger("kontext")
 def main() -> None:
     """Serve until Ctrl-C."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until the server takes it: without a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it starts: no traceback
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| server | %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
@@ -45,8 +46,8 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m kontext.local",
-        description="Runpod's API v2 on this machine, with real workers: one for each GPU, or one "
-        "on the CPU with stand-ins. For development and a single box; for scale there is Runpod.",
+        description="Serve Runpod's API v2 on this machine, with real workers: one for each GPU, "
+        "or one on the CPU with stand-ins. For development and for a single machine.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to bind")
@@ -54,45 +55,50 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--api-key-file",
         type=Path,
-        help=f"file with the API key that clients must send; else the variable {API_KEY}; without "
-        "either only this machine is answered, and no web page",
+        help=f"file with the API key that clients must send; by default the variable {API_KEY}; "
+        "without a key, only programs on this machine may send requests, and no web page",
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="without a key: another name of this machine that may stand in `Host`; repeatable",
+        help="without a key: another name of this machine that `Host` may have; repeatable",
     )
     parser.add_argument(
         "--allow-origin",
         action="append",
         default=[],
         metavar="ORIGIN",
-        help="without a key: web pages that may call, such as http://localhost:3000; repeatable",
+        help="without a key: origin of web pages that may send requests, such as "
+        "http://localhost:3000; repeatable",
     )
-    parser.add_argument("--workers", type=int, help="how many; default one for each GPU, or one")
-    parser.add_argument("--handler", type=Path, default="handler.py", help="the workers' program")
+    parser.add_argument(
+        "--workers", type=int, help="number of workers; by default one for each GPU, or one"
+    )
+    parser.add_argument("--handler", type=Path, default="handler.py", help="program of the workers")
     parser.add_argument(
         "--grace",
         type=float,
         default=GRACE_SECONDS,
-        help="seconds in which a worker that is told to end may finish its jobs; "
-        "what it does not finish is queued again",
+        metavar="SECONDS",
+        help="on SIGTERM or Ctrl-C, running jobs get so many seconds; the rest is requeued",
     )
     parser.add_argument(
         "--queue-limit",
         type=int,
-        default=QUEUE_LIMIT,
-        help="jobs that may wait; one more is answered 429",
+        default=MAX_WAITING_JOBS,
+        metavar="JOBS",
+        help="number of jobs that may wait; further ones are answered with 429",
     )
-    parser.add_argument("--data", type=Path, default=".kontext", help="where queue and files live")
+    parser.add_argument(
+        "--data", type=Path, default=".kontext", help="directory of the queue and the files"
+    )
     return parser
 
 
 async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
     from kontext.local.server import Options, Server  # noqa: PLC0415 - slow
-    from kontext.local.web import stop_on_signals  # noqa: PLC0415
 
     if arguments.workers is not None and arguments.workers < 1:
         raise BootError("--workers must be at least 1")
@@ -121,7 +127,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
             allowed_hosts=arguments.allow_host,
             allowed_origins=arguments.allow_origin,
             grace_seconds=arguments.grace,
-            most_waiting=arguments.queue_limit,
+            max_waiting_jobs=arguments.queue_limit,
         )
     )
     stop = stop_on_signals()
@@ -130,7 +136,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
 
 
 def _api_key(file: Path | None) -> str | None:
-    """Return the key that clients must send, if there is one; none is empty."""
+    """Return the key that clients must send; `None` if neither file nor variable names one."""
     if file is None:
         return os.environ.get(API_KEY, "").strip() or None
     if file.stat().st_mode & 0o077:
@@ -145,7 +151,7 @@ def _api_key(file: Path | None) -> str | None:
 
 
 def _lock_data_directory(directory: Path, resources: ExitStack) -> None:
-    """Keep a second server off the directory: it would hand out the first one's jobs again."""
+    """Lock the directory, because a second server would run the jobs of the first one again."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)  # prompts, keys and images
     lock = resources.enter_context((directory / "lock").open("w"))
     try:

@@ -14,9 +14,10 @@ import pytest
 import pytest_asyncio
 
 from kontext.errors import OutOfMemory, boot_failed
+from kontext.local.dead_worker_retries import GIVEN_UP, MAX_DEATHS
 from kontext.local.queue import Queue
-from kontext.local.store import GIVEN_UP, MOST_DEATHS, Store
-from kontext.local.worker_process import WorkerProcess
+from kontext.local.store import Store
+from kontext.local.worker_supervisor import WorkerSupervisor
 from tests.local.served import EDIT, LONG_EDIT, Served, group, serving, until
 
 HANDLER = Path(__file__).parents[2] / "handler.py"
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     """A server with one worker, which is soon missed."""
-    async with serving(tmp_path_factory.mktemp("served"), hung_seconds=4) as served:
+    async with serving(tmp_path_factory.mktemp("served"), hung_timeout_seconds=4) as served:
         yield served
 
 
@@ -48,9 +49,9 @@ async def test_a_killed_workers_job_is_handed_to_the_next(served: Served) -> Non
 async def test_a_worker_killed_while_it_waits_takes_no_job_along(served: Served) -> None:
     """Its poll is still held when the next job comes, and must not get it."""
     slot = served.server.workers[0]
-    await until(lambda: slot.ready)
+    await until(lambda: slot.is_ready)
     os.killpg(slot.pid or 0, signal.SIGKILL)
-    await until(lambda: not slot.ready)
+    await until(lambda: not slot.is_ready)
     job = await served.client.finished(await served.client.send(EDIT))
 
     assert job["status"] == "COMPLETED"
@@ -60,7 +61,7 @@ async def test_a_worker_killed_while_it_waits_takes_no_job_along(served: Served)
 @pytest.mark.hostile("kills")
 async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     """After three, so that it does not hold up the others for ever; no heartbeat stays behind."""
-    await until(lambda: served.server.workers[0].ready)
+    await until(lambda: served.server.workers[0].is_ready)
     before, first = served.ledger.boots, served.server.workers[0].pid
     deadly = await served.client.send({**EDIT, "prompt": "die"})
     job = await served.client.finished(deadly)
@@ -68,7 +69,7 @@ async def test_a_job_that_kills_its_workers_is_given_up(served: Served) -> None:
     assert (job["status"], job["error"]) == ("FAILED", GIVEN_UP)
     harmless = await served.client.send(EDIT)
     assert (await served.client.finished(harmless))["status"] == "COMPLETED"
-    assert served.ledger.boots - before == MOST_DEATHS
+    assert served.ledger.boots - before == MAX_DEATHS
     await until(lambda: not group(first))
 
 
@@ -89,7 +90,7 @@ async def test_a_hung_worker_is_killed_and_replaced(served: Served) -> None:
 async def test_no_worker_is_killed_for_what_the_server_slept_through(served: Served) -> None:
     """Silence counts only while somebody listens: a laptop's lid may close on both."""
     slot = served.server.workers[0]
-    await until(lambda: slot.ready)
+    await until(lambda: slot.is_ready)
     before = slot.id
     time.sleep(5)  # noqa: ASYNC251 - the server is in this loop, and hears nothing
     await asyncio.sleep(1.5)
@@ -165,10 +166,10 @@ async def test_no_worker_is_started_after_the_end(tmp_path: Path) -> None:
     handler = tmp_path / "handler.py"
     lives = tmp_path / "lives"
     handler.write_text(f"open({str(lives)!r}, 'a').write('x'); raise SystemExit(1)")
-    slot = WorkerProcess(handler, {}, Queue(Store(tmp_path / "queue.sqlite")))
+    slot = WorkerSupervisor(handler, {}, Queue(Store(tmp_path / "queue.sqlite")))
     running = asyncio.create_task(slot.run())
     await until(lambda: slot.pid is not None)
-    slot.end()
+    slot.stop()
     async with asyncio.timeout(30):
         await running
 

@@ -40,7 +40,7 @@ async def connect(
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 async def test_a_half_sent_request_is_closed(serve: Serve, sent: bytes) -> None:
     """Its connection is not kept for ever."""
-    async with serve(read_seconds=READ_SECONDS) as server:
+    async with serve(read_timeout_seconds=READ_SECONDS) as server:
         reader, writer = await connect(server, sent)
         async with asyncio.timeout(20):
             with contextlib.suppress(ConnectionResetError):
@@ -50,7 +50,7 @@ async def test_a_half_sent_request_is_closed(serve: Serve, sent: bytes) -> None:
 
 async def test_a_dripped_request_is_closed(serve: Serve) -> None:
     """Each byte buys no more time."""
-    async with serve(read_seconds=READ_SECONDS) as server:
+    async with serve(read_timeout_seconds=READ_SECONDS) as server:
         reader, writer = await connect(server, HEAD)
         async with asyncio.timeout(20):
             while not reader.at_eof():
@@ -62,7 +62,7 @@ async def test_a_dripped_request_is_closed(serve: Serve) -> None:
 
 async def test_an_answer_may_take_longer(serve: Serve) -> None:
     """The deadline is for what the client sends."""
-    async with serve(read_seconds=READ_SECONDS) as server, client_of(server) as client:
+    async with serve(read_timeout_seconds=READ_SECONDS) as server, client_of(server) as client:
         answer = await client.post("/runsync", params={"wait": 1500}, json={"input": {}})
 
     assert answer.json()["status"] == "IN_QUEUE"
@@ -70,7 +70,7 @@ async def test_an_answer_may_take_longer(serve: Serve) -> None:
 
 async def test_half_open_connections_keep_nobody_out(serve: Serve) -> None:
     """The oldest of them gives way to one more; who waits for an answer keeps its place."""
-    async with serve(most_connections=20) as server, client_of(server) as client:
+    async with serve(max_connections=20) as server, client_of(server) as client:
         waiting = asyncio.create_task(
             client.post("/runsync", params={"wait": 30_000}, json={"input": {}})
         )
@@ -115,7 +115,7 @@ async def test_a_broken_off_upload_is_one_line_for_who_debugs(
 
 async def test_a_full_queue_takes_no_more(serve: Serve) -> None:
     """It is said with 429, as any excess at Runpod is; a job that was taken makes room."""
-    async with serve(most_waiting=2) as server, client_of(server) as client:
+    async with serve(max_waiting_jobs=2) as server, client_of(server) as client:
         codes = [(await client.post("/run", json={"input": {}})).status_code for _ in range(2)]
         refused = [
             await client.post("/run", json={"input": {}}),

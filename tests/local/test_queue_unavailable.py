@@ -114,7 +114,7 @@ async def test_the_jobs_of_a_worker_that_died_meanwhile_are_released(
     store.take("a")
     with unusable(tmp_path):
         queue.release("a", died=True)
-    tending = asyncio.create_task(queue.tend())
+    tending = asyncio.create_task(queue.run_housekeeping())
     async with asyncio.timeout(20):
         taken = await queue.take("b", 10)
     tending.cancel()
