@@ -1,7 +1,7 @@
 """A running server without worker processes, a client, and a worker that obeys the test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 
 from kontext.local.server import Options, Server
+from kontext.local.store import Store
+from tests.local.stored_jobs import Clock
 from tests.local.worker import Worker
 
 Serve = Callable[..., AbstractAsyncContextManager[Server]]
@@ -61,3 +63,23 @@ async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 def worker(server: Server) -> Worker:
     """A worker of the server, called `worker-1`."""
     return Worker(server)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands at noon."""
+    return Clock()
+
+
+@pytest.fixture
+def queue_file(tmp_path: Path) -> Path:
+    """The file of the queue."""
+    return tmp_path / "queue.sqlite"
+
+
+@pytest.fixture
+def store(queue_file: Path, clock: Clock) -> Iterator[Store]:
+    """An empty queue."""
+    store = Store(queue_file, clock)
+    yield store
+    store.close()

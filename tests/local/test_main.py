@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from kontext.local.worker_environment import worker_environments
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
 from kontext.storage.base import StoredFile
@@ -271,34 +270,3 @@ def test_help_comes_without_the_server() -> None:
 
     assert not {"uvicorn", "fastapi", "sqlalchemy", "torch", "runpod"} & set(loaded)
     assert "--port" in run("--help").stdout
-
-
-@pytest.mark.parametrize(
-    ("visible", "count", "devices"),
-    [
-        pytest.param(None, None, ["0", "1"], id="all"),
-        pytest.param("3,GPU-5", None, ["3", "GPU-5"], id="those-we-may-use"),
-        pytest.param(None, 3, ["0", "1", "0"], id="more-workers-than-gpus"),
-        pytest.param(None, 1, ["0"], id="fewer"),
-        pytest.param("", None, [None], id="none"),
-        pytest.param("-1", 2, [None, None], id="none-for-two"),
-    ],
-)
-def test_there_is_one_worker_for_each_gpu(
-    visible: str | None, count: int | None, devices: list[str | None], tmp_path: Path
-) -> None:
-    """Each sees its own; without any, the stand-ins are asked for by name."""
-    nvidia_smi = tmp_path / "nvidia-smi"
-    nvidia_smi.write_text(
-        "#!/bin/sh\necho 'GPU 0: NVIDIA A'\necho '  MIG'\necho 'GPU 1: NVIDIA B'\n"
-    )
-    nvidia_smi.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
-    if visible is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = visible
-    workers = worker_environments(environment, count)
-
-    without = [worker.get("STAND_IN") for worker in workers]
-    assert without == [None if device else "model,safety" for device in devices]
-    if devices[0]:
-        assert [worker["CUDA_VISIBLE_DEVICES"] for worker in workers] == devices

@@ -16,8 +16,8 @@ from kontext.local.queue import Queue
 from kontext.local.server import Server
 from kontext.local.store import Store
 from tests.local.conftest import Serve, client_of
+from tests.local.receiver import Receiver, complete_job
 from tests.local.served import EDIT, LONG_EDIT, serving
-from tests.local.test_webhooks import Receiver, completed
 from tests.local.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -95,7 +95,7 @@ async def test_a_webhook_waits(
     """It is delivered once the try can be counted."""
     async with Receiver().listen() as receiver:
         receiver.codes = [500]
-        job_id = await completed(client, worker, receiver.url)
+        job_id = await complete_job(client, worker, receiver.url)
         await receiver.calls(1)
         with unusable(tmp_path):
             await asyncio.sleep(1)

@@ -2,18 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from kontext.local.server import Server
 from kontext.local.webhooks import MAX_TRIES
 from tests.local.conftest import Serve, client_of
+from tests.local.receiver import Receiver, complete_job, submit
+from tests.local.served import until
 from tests.local.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -22,73 +22,11 @@ PAUSE = 0.05
 """What the server of these tests leaves between two tries."""
 
 
-class Receiver:
-    """A web server that is called when a job has ended.
-
-    Attributes:
-        codes: What it answers, one call after another, and 200 when they are used up.
-        bodies: What it was sent.
-        open: Cleared, it answers nobody.
-    """
-
-    def __init__(self) -> None:
-        self.codes: list[int] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.url = ""
-
-    @asynccontextmanager
-    async def listen(self) -> AsyncIterator[Self]:
-        """Listen on loopback while the block runs."""
-        application = web.Application()
-        application.router.add_post("/done", self._called)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = "http://{}:{}/done".format(*runner.addresses[0][:2])
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
-
-    async def calls(self, count: int) -> list[dict[str, Any]]:
-        """Wait for so many calls."""
-        await until(lambda: len(self.bodies) >= count)
-        return self.bodies
-
-    async def _called(self, request: web.Request) -> web.Response:
-        self.bodies.append(await request.json())
-        await self.open.wait()
-        return web.Response(status=self.codes.pop(0) if self.codes else 200)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def receiver() -> AsyncIterator[Receiver]:
-    """Who is called."""
+    """The receiver of the webhooks."""
     async with Receiver().listen() as receiver:
         yield receiver
-
-
-async def run(client: httpx.AsyncClient, webhook: str) -> str:
-    answer = await client.post("/run", json={"input": {}, "webhook": webhook})
-    job_id: str = answer.json()["id"]
-    return job_id
-
-
-async def completed(client: httpx.AsyncClient, worker: Worker, webhook: str) -> str:
-    """Return the id of a job that its worker has done."""
-    job_id = await run(client, webhook)
-    await worker.take()
-    await worker.finish(job_id, output={"cost": 0.03})
-    return job_id
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - no event is set for it
-            await asyncio.sleep(0.01)
 
 
 async def settled(server: Server) -> None:
@@ -102,7 +40,7 @@ async def test_it_carries_what_status_shows(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver, answer: dict[str, Any]
 ) -> None:
     """A result and a failure are announced with the envelope of `/status`."""
-    job_id = await run(client, receiver.url)
+    job_id = await submit(client, receiver.url)
     await worker.take()
     assert receiver.bodies == []
     await worker.finish(job_id, **answer)
@@ -116,7 +54,7 @@ async def test_a_cancelled_job_is_announced(
     client: httpx.AsyncClient, receiver: Receiver, path: str
 ) -> None:
     """So is each that was purged."""
-    job_id = await run(client, receiver.url)
+    job_id = await submit(client, receiver.url)
     await client.post(path.format(job_id))
 
     assert await receiver.calls(1) == [{"id": job_id, "status": "CANCELLED"}]
@@ -137,7 +75,7 @@ async def test_it_is_tried_until_200_and_three_times_at_most(
 ) -> None:
     """Anything but 200 is tried again, with the same body; 200 ends it, and so does the third."""
     receiver.codes = codes
-    job_id = await completed(client, worker, receiver.url)
+    job_id = await complete_job(client, worker, receiver.url)
 
     await settled(server)
 
@@ -148,7 +86,7 @@ async def test_a_webhook_that_nobody_answers_is_given_up(
     server: Server, client: httpx.AsyncClient, worker: Worker
 ) -> None:
     """The job keeps its result."""
-    job_id = await completed(client, worker, "http://127.0.0.1:1/done")
+    job_id = await complete_job(client, worker, "http://127.0.0.1:1/done")
 
     await settled(server)
 
@@ -187,7 +125,7 @@ async def test_no_answer_ends_the_server(
     """Whatever it makes our client raise, the try has failed, and the next job is served."""
     async with await raw_receiver(answer) as receiver:
         host, port = receiver.sockets[0].getsockname()
-        await completed(client, worker, f"http://{host}:{port}/done")
+        await complete_job(client, worker, f"http://{host}:{port}/done")
         await settled(server)
 
     assert (await client.get("/health")).status_code == 200
@@ -199,7 +137,7 @@ async def test_the_body_of_an_answer_is_not_read(
     """An endless one neither fills the memory nor holds up the delivery."""
     async with await raw_receiver(b"200 OK\r\n\r\n", endless=True) as receiver:
         host, port = receiver.sockets[0].getsockname()
-        await completed(client, worker, f"http://{host}:{port}/done")
+        await complete_job(client, worker, f"http://{host}:{port}/done")
         await settled(server)
 
 
@@ -214,7 +152,7 @@ async def test_a_webhook_in_a_private_network_is_not_called(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The log says which address was refused; the job keeps its result."""
-    job_id = await completed(client, worker, webhook)
+    job_id = await complete_job(client, worker, webhook)
     await settled(server)
 
     assert f"the webhook of {job_id} was not called" in caplog.text
@@ -226,7 +164,7 @@ async def test_a_try_counts_before_it_is_made(
 ) -> None:
     """A server that the answer ends does not ask for it again for ever."""
     receiver.open.clear()
-    await completed(client, worker, receiver.url)
+    await complete_job(client, worker, receiver.url)
     await receiver.calls(1)
 
     assert [job.deliveries for job in server.queue.store.due_webhooks()] == [1]
@@ -238,7 +176,7 @@ async def test_a_slow_webhook_holds_up_no_other(
 ) -> None:
     """Each is called at once, whether or not the one before was answered."""
     receiver.open.clear()
-    jobs = [await completed(client, worker, receiver.url) for _ in range(3)]
+    jobs = [await complete_job(client, worker, receiver.url) for _ in range(3)]
 
     assert [body["id"] for body in await receiver.calls(3)] == jobs
     receiver.open.set()
@@ -249,7 +187,7 @@ async def test_a_retried_job_is_announced_again(
 ) -> None:
     """Also while the first announcement is still under way, which then counts no more."""
     receiver.open.clear()
-    job_id = await run(client, receiver.url)
+    job_id = await submit(client, receiver.url)
     await worker.take()
     await worker.finish(job_id, error="no")
     await receiver.calls(1)
@@ -266,10 +204,10 @@ async def test_a_restart_goes_on_where_it_was(serve: Serve, receiver: Receiver) 
     receiver.codes = [200] + [500] * MAX_TRIES
     async with serve(webhook_pause_seconds=3600) as server, client_of(server) as client:
         worker = Worker(server)
-        await completed(client, worker, receiver.url)
+        await complete_job(client, worker, receiver.url)
         await receiver.calls(1)
         await settled(server)
-        refused = await completed(client, worker, receiver.url)
+        refused = await complete_job(client, worker, receiver.url)
         await receiver.calls(2)
         await until(lambda: [j.deliveries for j in server.queue.store.due_webhooks()] == [1])
     async with serve(webhook_pause_seconds=PAUSE) as server:
