@@ -1,4 +1,4 @@
-"""A running server without worker processes, a client, and a worker that obeys the test."""
+"""Fixtures: a running server without worker processes, its client and worker, and a store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,7 +33,7 @@ async def running(database: Path, **options: Any) -> AsyncIterator[Server]:
 
 
 def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
-    """Return a client of some endpoint there."""
+    """Return a client of an endpoint of the server."""
     client = httpx.AsyncClient(base_url=f"{server.url}/v2/any-endpoint", timeout=30, **options)
     client.headers.setdefault("Content-Type", "application/json")
     return client
@@ -41,13 +41,13 @@ def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Runs a server during a block; the next one finds the queue that the last one left."""
+    """A context manager that runs a server; each one opens the queue of the one before."""
     return partial(running, tmp_path / "queue.sqlite")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def server(serve: Serve) -> AsyncIterator[Server]:
-    """A server that admits every client."""
+    """A server without an API key."""
     async with serve(webhook_pause_seconds=0.05) as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""Webhooks, over HTTP: what they carry, how often they are tried, and what a restart does."""
+"""Webhooks: their body, the number of tries, and what a restart of the server does."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ from tests.local.worker import Worker
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PAUSE = 0.05
-"""What the server of these tests leaves between two tries."""
+"""Seconds between two tries of the server in these tests."""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -30,16 +30,16 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 async def settled(server: Server) -> None:
-    """Wait until no webhook is to be called any more, and then for as long as two tries take."""
+    """Wait until no webhook is due, and then for the pauses of two more tries."""
     await until(lambda: not server.queue.store.due_webhooks())
     await asyncio.sleep(2 * PAUSE)
 
 
 @pytest.mark.parametrize("answer", [{"output": {"cost": 0.03}}, {"error": "no"}], ids=str)
-async def test_it_carries_what_status_shows(
+async def test_a_webhook_gets_the_envelope_of_status(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver, answer: dict[str, Any]
 ) -> None:
-    """A result and a failure are announced with the envelope of `/status`."""
+    """Results and failures are announced alike."""
     job_id = await submit(client, receiver.url)
     await worker.take()
     assert receiver.bodies == []
@@ -53,7 +53,7 @@ async def test_it_carries_what_status_shows(
 async def test_a_cancelled_job_is_announced(
     client: httpx.AsyncClient, receiver: Receiver, path: str
 ) -> None:
-    """So is each that was purged."""
+    """A purged job is announced too."""
     job_id = await submit(client, receiver.url)
     await client.post(path.format(job_id))
 
@@ -65,7 +65,7 @@ async def test_a_cancelled_job_is_announced(
     [([], 1), ([500], 2), ([404, 302], 3), ([201, 503, 500], MAX_TRIES), ([500] * 5, MAX_TRIES)],
     ids=str,
 )
-async def test_it_is_tried_until_200_and_three_times_at_most(
+async def test_a_webhook_is_tried_three_times_at_most(
     server: Server,
     client: httpx.AsyncClient,
     worker: Worker,
@@ -73,7 +73,7 @@ async def test_it_is_tried_until_200_and_three_times_at_most(
     codes: list[int],
     tries: int,
 ) -> None:
-    """Anything but 200 is tried again, with the same body; 200 ends it, and so does the third."""
+    """Any answer but 200 leads to another try with the same body, up to the third."""
     receiver.codes = codes
     job_id = await complete_job(client, worker, receiver.url)
 
@@ -82,7 +82,7 @@ async def test_it_is_tried_until_200_and_three_times_at_most(
     assert receiver.bodies == [(await client.get(f"/status/{job_id}")).json()] * tries
 
 
-async def test_a_webhook_that_nobody_answers_is_given_up(
+async def test_a_webhook_that_is_never_answered_is_given_up(
     server: Server, client: httpx.AsyncClient, worker: Worker
 ) -> None:
     """The job keeps its result."""
@@ -94,7 +94,7 @@ async def test_a_webhook_that_nobody_answers_is_given_up(
 
 
 async def raw_receiver(answer: bytes, endless: bool = False) -> asyncio.Server:
-    """Answer every call with these bytes, or with these again and again."""
+    """Answer every request with `answer`; if `endless`, followed by an endless body."""
 
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -122,7 +122,7 @@ async def raw_receiver(answer: bytes, endless: bool = False) -> asyncio.Server:
 async def test_no_answer_ends_the_server(
     server: Server, client: httpx.AsyncClient, worker: Worker, answer: bytes
 ) -> None:
-    """Whatever it makes our client raise, the try has failed, and the next job is served."""
+    """Whatever error it causes in our client, the try has failed and the server goes on."""
     async with await raw_receiver(answer) as receiver:
         host, port = receiver.sockets[0].getsockname()
         await complete_job(client, worker, f"http://{host}:{port}/done")
@@ -134,7 +134,7 @@ async def test_no_answer_ends_the_server(
 async def test_the_body_of_an_answer_is_not_read(
     server: Server, client: httpx.AsyncClient, worker: Worker
 ) -> None:
-    """An endless one neither fills the memory nor holds up the delivery."""
+    """An endless body neither fills the memory nor delays the delivery."""
     async with await raw_receiver(b"200 OK\r\n\r\n", endless=True) as receiver:
         host, port = receiver.sockets[0].getsockname()
         await complete_job(client, worker, f"http://{host}:{port}/done")
@@ -151,7 +151,7 @@ async def test_a_webhook_in_a_private_network_is_not_called(
     webhook: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log says which address was refused; the job keeps its result."""
+    """The log names the job whose webhook was refused; the job keeps its result."""
     job_id = await complete_job(client, worker, webhook)
     await settled(server)
 
@@ -162,7 +162,7 @@ async def test_a_webhook_in_a_private_network_is_not_called(
 async def test_a_try_counts_before_it_is_made(
     server: Server, client: httpx.AsyncClient, worker: Worker, receiver: Receiver
 ) -> None:
-    """A server that the answer ends does not ask for it again for ever."""
+    """So a server that crashes at the answer does not call the webhook for ever."""
     receiver.open.clear()
     await complete_job(client, worker, receiver.url)
     await receiver.calls(1)
@@ -171,10 +171,10 @@ async def test_a_try_counts_before_it_is_made(
     receiver.open.set()
 
 
-async def test_a_slow_webhook_holds_up_no_other(
+async def test_a_slow_webhook_delays_no_other(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver
 ) -> None:
-    """Each is called at once, whether or not the one before was answered."""
+    """Each is called at once, before the one before is answered."""
     receiver.open.clear()
     jobs = [await complete_job(client, worker, receiver.url) for _ in range(3)]
 
@@ -185,7 +185,7 @@ async def test_a_slow_webhook_holds_up_no_other(
 async def test_a_retried_job_is_announced_again(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver
 ) -> None:
-    """Also while the first announcement is still under way, which then counts no more."""
+    """The second end is announced even if the first announcement is not answered yet."""
     receiver.open.clear()
     job_id = await submit(client, receiver.url)
     await worker.take()
@@ -199,8 +199,8 @@ async def test_a_retried_job_is_announced_again(
     assert [body["status"] for body in await receiver.calls(2)] == ["FAILED", "COMPLETED"]
 
 
-async def test_a_restart_goes_on_where_it_was(serve: Serve, receiver: Receiver) -> None:
-    """One try before it and two after make three; a delivered one is not tried again."""
+async def test_a_restart_continues_the_tries(serve: Serve, receiver: Receiver) -> None:
+    """One try before the restart and two after it make three; no delivered one is repeated."""
     receiver.codes = [200] + [500] * MAX_TRIES
     async with serve(webhook_pause_seconds=3600) as server, client_of(server) as client:
         worker = Worker(server)

@@ -137,7 +137,7 @@ class WorkerSupervisor:
 
     def _reason_to_kill(self) -> str | None:
         if time.monotonic() - self._terminated_at > self._grace_seconds:
-            return f"it was asked to end {self._grace_seconds:g} s ago"
+            return f"its graceful period of {self._grace_seconds:g} s is over"
         timeout = self._hung_timeout_seconds if self.is_ready else BOOT_TIMEOUT_SECONDS
         if self._silent_seconds > timeout:
             return f"it has said nothing for {timeout:g} s"
