@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kontext.errors import BootError
-from kontext.local import MAX_WAITING_JOBS
+from kontext.local.command_line import API_KEY, build_parser, check_arguments
 from kontext.local.queue_unavailable import QueueUnavailable
-from kontext.local.shutdown import GRACE_SECONDS, stop_on_signals
+from kontext.local.shutdown import stop_on_signals
 from kontext.local.worker_environment import worker_environments
 from kontext.storage import embedded_bucket
 
@@ -24,15 +24,13 @@ if TYPE_CHECKING:
     from kontext.local.server import Server
 
 ENDPOINT = "black-forest-labs-flux-1-kontext-dev"
-API_KEY = "KONTEXT_API_KEY"
-"""The variable that may hold the key; every user of the machine can read a command line."""
 
 log = logging.getLogger("kontext")
 
 
 def main() -> None:
     """Serve until Ctrl-C."""
-    arguments = _parser().parse_args()
+    arguments = build_parser().parse_args()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it starts: no traceback
     logging.basicConfig(level=logging.INFO, format="%(levelname)-7s| server | %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -43,71 +41,10 @@ def main() -> None:
         sys.exit(f"The server cannot start: {error}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m kontext.local",
-        description="Serve Runpod's API v2 on this machine, with real workers: one for each GPU, "
-        "or one on the CPU with stand-ins. For development and for a single machine.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--host", default="127.0.0.1", help="address to bind")
-    parser.add_argument("--port", type=int, default=8000, help="port to bind; 0 takes a free one")
-    parser.add_argument(
-        "--api-key-file",
-        type=Path,
-        help=f"file with the API key that clients must send; by default the variable {API_KEY}; "
-        "without a key, only programs on this machine may send requests, and no web page",
-    )
-    parser.add_argument(
-        "--allow-host",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="without a key: another name of this machine that `Host` may have; repeatable",
-    )
-    parser.add_argument(
-        "--allow-origin",
-        action="append",
-        default=[],
-        metavar="ORIGIN",
-        help="without a key: origin of web pages that may send requests, such as "
-        "http://localhost:3000; repeatable",
-    )
-    parser.add_argument(
-        "--workers", type=int, help="number of workers; by default one for each GPU, or one"
-    )
-    parser.add_argument("--handler", type=Path, default="handler.py", help="program of the workers")
-    parser.add_argument(
-        "--grace",
-        type=float,
-        default=GRACE_SECONDS,
-        metavar="SECONDS",
-        help="on SIGTERM or Ctrl-C, running jobs get so many seconds; the rest is requeued",
-    )
-    parser.add_argument(
-        "--queue-limit",
-        type=int,
-        default=MAX_WAITING_JOBS,
-        metavar="JOBS",
-        help="number of jobs that may wait; further ones are answered with 429",
-    )
-    parser.add_argument(
-        "--data", type=Path, default=".kontext", help="directory of the queue and the files"
-    )
-    return parser
-
-
 async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
     from kontext.local.server import Options, Server  # noqa: PLC0415 - slow
 
-    if arguments.workers is not None and arguments.workers < 1:
-        raise BootError("--workers must be at least 1")
-    if not arguments.grace >= 0:
-        raise BootError(f"--grace must be 0 or more seconds, got {arguments.grace:g}")
-    if arguments.queue_limit < 1:
-        raise BootError(f"--queue-limit must be at least 1, got {arguments.queue_limit}")
-    if not arguments.handler.is_file():
-        raise BootError(f"there is no {arguments.handler}; name the workers' program by --handler")
+    check_arguments(arguments)
     api_key, environment = _api_key(arguments.api_key_file), dict(os.environ)
     environment.pop(API_KEY, None)  # no worker needs it
     _lock_data_directory(arguments.data, resources)

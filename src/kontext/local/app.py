@@ -84,27 +84,27 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 def _register_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(ApiError)
-    async def refused(_request: Request, error: ApiError) -> JSONResponse:
+    async def api_error(_request: Request, error: ApiError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, error.status)
 
     @app.exception_handler(QueueUnavailable)
-    async def unavailable(_request: Request, error: QueueUnavailable) -> JSONResponse:
+    async def queue_unavailable(_request: Request, error: QueueUnavailable) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 503)
 
     @app.exception_handler(ClientDisconnect)
-    async def broken_off(request: Request, _error: ClientDisconnect) -> Response:
+    async def client_disconnect(request: Request, _error: ClientDisconnect) -> Response:
         log.debug("%s %s was broken off by its client", request.method, request.url.path)
         return Response(status_code=400)  # no client reads it
 
     @app.exception_handler(HTTPException)
-    async def unrouted(_request: Request, error: HTTPException) -> JSONResponse:
+    async def http_exception(_request: Request, error: HTTPException) -> JSONResponse:
         return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
-    async def unread(_request: Request, error: RequestValidationError) -> JSONResponse:
+    async def validation_error(_request: Request, error: RequestValidationError) -> JSONResponse:
         reasons = [f"{e['loc'][-1]}: {e['msg']}" for e in error.errors()]
         return JSONResponse({"error": "; ".join(reasons)}, 400)
 
     @app.exception_handler(Exception)
-    async def broken(_request: Request, _error: Exception) -> JSONResponse:
+    async def unexpected_error(_request: Request, _error: Exception) -> JSONResponse:
         return JSONResponse({"error": "internal server error; its log has the cause"}, 500)

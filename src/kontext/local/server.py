@@ -96,22 +96,14 @@ class Server:
 
     def __init__(self, options: Options) -> None:
         self._options = options
-        if not options.api_key and not access.is_loopback(options.host):
-            raise BootError(
-                f"--host {options.host!r} opens the server to other machines, so clients need a "
-                "key; set KONTEXT_API_KEY or name a file by --api-key-file"
-            )
+        _require_key_beyond_loopback(options)
         self._webhook_policy = webhook_policy(Settings.load())
         self._worker_key = secrets.token_hex(16)
-        ipv6 = ":" in options.host
-        family = socket.AF_INET6 if ipv6 else socket.AF_INET
-        self._socket = socket.create_server((options.host, options.port), family=family)
-        # Without it, each answer waits 40 ms for a delayed ACK: uvicorn sends head and body apart.
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+        self._socket = _bind(options.host, options.port)
         self._store = Store(options.database)
         self.queue = Queue(self._store)
         self._app = options.wrap(self._application())
-        name = f"[{options.host}]" if ipv6 else options.host
+        name = f"[{options.host}]" if _is_ipv6(options.host) else options.host
         self.url = f"http://{name}:{self._socket.getsockname()[1]}"
         self.control_plane = control_plane(
             f"{self.url}/v2/local", self._worker_key, options.hung_timeout_seconds
@@ -184,3 +176,23 @@ class Server:
         for worker in self.workers:
             if worker.id == worker_id:
                 worker.replace()
+
+
+def _require_key_beyond_loopback(options: Options) -> None:
+    if not options.api_key and not access.is_loopback(options.host):
+        raise BootError(
+            f"--host {options.host!r} opens the server to other machines, so clients need a "
+            "key; set KONTEXT_API_KEY or name a file by --api-key-file"
+        )
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if _is_ipv6(host) else socket.AF_INET
+    bound = socket.create_server((host, port), family=family)
+    # uvicorn sends head and body apart: otherwise each answer waits 40 ms for a delayed ACK.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+    return bound
+
+
+def _is_ipv6(host: str) -> bool:
+    return ":" in host
