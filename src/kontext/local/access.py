@@ -28,7 +28,7 @@ ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/@\[\]*]+)(:[0-9]+)?", re.I
 
 
 class LocalAccess:
-    """ASGI middleware that answers 403 to requests of web pages and of other machines.
+    """ASGI middleware that answers 403 to requests of web pages and to unknown host names.
 
     Args:
         app: The application to protect.

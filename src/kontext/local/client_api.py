@@ -34,7 +34,7 @@ class ClientApi:
     Args:
         queue: The queue that clients send their jobs to.
         ready_workers: A function that returns the ids of the workers that have booted.
-        max_waiting_jobs: Number of waiting jobs above which a new one is answered with 429.
+        max_waiting_jobs: Number of jobs that may wait; a further one is answered with 429.
     """
 
     def __init__(

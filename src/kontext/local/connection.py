@@ -29,8 +29,8 @@ class Connection(HttpToolsProtocol):
     Attributes:
         read_timeout_seconds: Time from the connection's start, or from the answer to its last
             request, until the whole next request must have arrived.
-        max_connections: Number of open connections; for one more, the one that has waited longest
-            for a request is closed.
+        max_connections: Number of connections that may be open; for a further one, the one that
+            has waited longest for a request is closed.
     """
 
     read_timeout_seconds = READ_TIMEOUT_SECONDS

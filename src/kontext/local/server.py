@@ -51,10 +51,10 @@ class Options:
         grace_seconds: Time that a worker gets to finish its jobs when it is shut down or replaced;
             jobs that are not finished by then are requeued.
         webhook_pause_seconds: Time between two tries at a webhook.
-        max_waiting_jobs: Number of waiting jobs above which a new one is answered with 429.
+        max_waiting_jobs: Number of jobs that may wait; a further one is answered with 429.
         read_timeout_seconds: Time in which a whole request must arrive.
-        max_connections: Number of open connections; for one more, the one that has waited longest
-            for a request is closed.
+        max_connections: Number of connections that may be open; for a further one, the one that
+            has waited longest for a request is closed.
         wrap: A function that wraps the application, such as a test that records requests.
     """
 
