@@ -29,7 +29,7 @@ from kontext.inference.edit import Edit
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Worker
 
 MOMENT = 0.01
@@ -101,7 +101,7 @@ class Lenient:
 class Ledger:
     """A store that keeps a line for each file instead of the file."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         """Write the line and return a link to no server."""
         while file_exists("full"):  # noqa: ASYNC110 - another process removes it
             await asyncio.sleep(MOMENT)
