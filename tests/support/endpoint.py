@@ -122,7 +122,7 @@ class Endpoint:
 
     async def result(self, job_id: str) -> dict[str, Any]:
         """Wait for a job's end and return the first final post about it."""
-        await self.served.server.queue.finished(job_id, PATIENCE)
+        await self.served.server.queue.wait_until_finished(job_id, PATIENCE)
         return self.results(job_id)[0]
 
     async def status(self, job_id: str) -> Status:
@@ -147,9 +147,10 @@ class Endpoint:
 async def serve_endpoint(directory: Path) -> AsyncIterator[Endpoint]:
     """Serve while the block runs; the worker sends a heartbeat each second."""
     recorder = Recorder()
-    async with serving(directory, workers=0, hung_seconds=6, wrap=recorder) as served:
+    async with serving(directory, workers=0, hung_timeout_seconds=6, wrap=recorder) as served:
         yield Endpoint(served, recorder)
-        served.server.queue.drain(WORKER)  # or the server would wait for its held polls
+        # Or the server would wait for the polls that it holds.
+        served.server.queue.close_worker(WORKER)
 
 
 @dataclass(frozen=True)
