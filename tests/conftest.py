@@ -11,8 +11,8 @@ from tests.support.s3_server import WORKER_ACTIONS, Key, StrictServer, strict_se
 HOSTILE = ("fetches", "images", "s3Config values", "fuzzed inputs", "API abuses", "kills")
 """Kinds of what may be done to a worker; a test of one has the mark `hostile` with its kind."""
 
-os.environ["OMP_NUM_THREADS"] = "1"
-"""Set before torch is imported: the processes that run the tests share the cores."""
+# Set before torch is imported, for this process and its children: tests run side by side.
+os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
