@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
+PAGES := README.md $(wildcard docs/*.md)
 
 .PHONY: run serve test lint format docs lock stand-in codegen-check reference-check image-check
 .PHONY: clean help
@@ -12,7 +13,7 @@ SOURCES := handler.py src tests builder benchmarks
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-run: $(VENV)/installed  ## edit a image, from job to saved file
+run: $(VENV)/installed  ## edit an image, from job to saved file
 	@$(BIN)/python -m kontext.demo
 
 PORT ?= 8000
@@ -22,19 +23,19 @@ serve: $(VENV)/installed  ## Runpod's API on this machine, PORT=8000
 test: $(VENV)/installed .venv-s3/installed  ## run every test
 	$(BIN)/python -m pytest
 
-lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the README's tables are true
+lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the tables in docs/ are up to date
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/cog --check -I builder README.md
+	$(BIN)/cog --check -I builder $(PAGES)
 
 format: $(VENV)/installed  ## format the code
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-docs: $(VENV)/installed  ## write the README's tables anew
-	$(BIN)/cog -r -I builder README.md
+docs: $(VENV)/installed  ## write the tables in docs/ anew
+	$(BIN)/cog -r -I builder $(PAGES)
 
 # What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
 CUDA = '^(triton|cuda|nvidia)-?'

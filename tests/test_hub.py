@@ -185,9 +185,9 @@ def test_the_form_admits_no_number_that_the_setting_refuses(
 OFFERED = HUB.config.gpuIds.split(",")
 
 
-def test_every_size_of_card_that_the_readme_names_is_offered() -> None:
-    """Its table of cards, and the form that rents them, begin at 24 GB."""
-    named = re.findall(r"^\| (\d+) GB", (ROOT / "README.md").read_text(), re.MULTILINE)
+def test_every_size_of_card_that_the_docs_name_is_offered() -> None:
+    """The table of cards in docs/gpu.md, and the form that rents them, begin at 24 GB."""
+    named = re.findall(r"^\| (\d+) GB", (ROOT / "docs/gpu.md").read_text(), re.MULTILINE)
 
     assert list(POOLS) == OFFERED
     assert {int(size) for size in named} == {min(size, 80) for size, _ in POOLS.values()}

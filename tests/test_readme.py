@@ -1,49 +1,46 @@
-"""The README tells the truth: every block of code in it is checked here."""
+"""README and docs tell the truth: every block of code in them is checked here."""
 
 import json
 import re
-import shlex
 import subprocess
+import sys
 from itertools import pairwise
-from pathlib import Path
+
+import pytest
+from codegen_check.__main__ import cases
 
 from kontext.contract.request import EditRequest
+from tests.support.pages import ROOT, blocks, codes, commands, languages
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^( *)```(\w+)\n(.*?)^ *```", README, re.DOTALL | re.MULTILINE)
-COMMANDS = [
-    command
-    for indent, language, body in BLOCKS
-    if language == "bash"
-    for command in re.sub(rf"^{indent}", "", body, flags=re.MULTILINE)
-    .replace("\\\n", " ")
-    .strip()
-    .split("\n" if "'{\n" not in body else "\0")
-]
-JSON_BLOCKS = [body for _, language, body in BLOCKS if language == "json"]
+COMMANDS = [command for block in blocks("bash") for command in commands(block)]
 
 
 def of(program: str) -> list[list[str]]:
-    """Return the README's commands of a program, split as a shell would."""
-    found = [words for words in map(shlex.split, COMMANDS) if words[0] == program]
-    assert found, f"the README shows no {program}"
+    """Return the pages' commands of a program."""
+    found = [words for words in COMMANDS if words[0] == program]
+    assert found, f"the pages show no {program}"
     return found
 
 
-def test_every_command_is_checked() -> None:
-    """A command of another program needs a check of its own here."""
-    programs = {shlex.split(command)[0] for command in COMMANDS}
-
-    assert programs == {"make", "docker", "curl", ".venv/bin/python"}
-    assert {language for _, language, _ in BLOCKS} == {"bash", "json"}
+def test_every_block_is_checked() -> None:
+    """A language or a program that is new to the pages needs a check of its own here."""
+    assert languages() == {"bash", "json", "mermaid", "text"}
+    assert {words[0] for words in COMMANDS} == {"make", "docker", "curl", "git", ".venv/bin/python"}
 
 
 def test_make_targets_exist() -> None:
-    """`make -n` knows every target that the page names, in blocks and in running text."""
-    named = {words[1] for words in of("make")} | set(re.findall(r"`make ([a-z-]+)`", README))
-    for target in named:
+    """`make -n` knows every target that the pages name, in blocks and in running text."""
+    shown = [*of("make"), *(code.split() for code in codes() if re.match(r"make [a-z]", code))]
+    for target in {words[1] for words in shown}:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_checkout_that_is_cloned_is_the_one_that_is_compared() -> None:
+    """`git clone` makes the directory that the next command names."""
+    [[_, verb, url]] = of("git")
+
+    assert verb == "clone"
+    assert ["make", "reference-check", f"BFL={url.rpartition('/')[2]}"] in of("make")
 
 
 def test_the_first_request_is_valid() -> None:
@@ -57,15 +54,37 @@ def test_the_first_request_is_valid() -> None:
 
 def test_the_workers_own_modes() -> None:
     """The local modes shown name the handler, flags of the SDK, and a valid input."""
-    for words in of(".venv/bin/python"):
+    shown = [words for words in of(".venv/bin/python") if words[1] != "-m"]
+    assert shown
+    for words in shown:
         assert words[1] == "handler.py"
         assert set(words[2::2]) <= {"--test_input", "--rp_serve_api"}
         for test_input in words[3::2]:
             EditRequest.parse(json.loads(test_input)["input"])
 
 
+@pytest.mark.parametrize("module", ["kontext.demo", "kontext.local"])
+def test_options_exist(module: str) -> None:
+    """The programs have the options that the pages give to them."""
+    said = subprocess.run(
+        [sys.executable, "-m", module, "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    shown = {
+        word
+        for words in of(".venv/bin/python")
+        if words[1:3] == ["-m", module]
+        for word in words[3:]
+        if word.startswith("--")
+    }
+    if module == "kontext.local":  # whose options the text names too
+        shown |= {code.split()[0] for code in codes() if code.startswith("--")}
+
+    assert shown
+    assert shown <= set(re.findall(r"--[a-z-]+", said))
+
+
 def test_docker_commands_fit_the_dockerfile() -> None:
-    """Every build argument and secret in the page is one that the Dockerfile reads."""
+    """Every build argument and secret in the pages is one that the Dockerfile reads."""
     dockerfile = (ROOT / "Dockerfile").read_text()
     for words in of("docker"):
         for option, value in pairwise(words):
@@ -77,7 +96,7 @@ def test_docker_commands_fit_the_dockerfile() -> None:
 
 def test_responses_shown_have_the_documented_fields() -> None:
     """Each response is JSON with the envelope of the contract; the ended job has its output."""
-    queued, ended = map(json.loads, JSON_BLOCKS)
+    queued, ended = map(json.loads, blocks("json"))
 
     assert queued.keys() == {"id", "status"}
     assert ended.keys() == {
@@ -85,6 +104,17 @@ def test_responses_shown_have_the_documented_fields() -> None:
     }  # fmt: skip
     assert queued["id"] == ended["id"]
     assert ended["output"].keys() == {"image_url", "cost"}
+
+
+def test_the_table_of_kernels_has_every_case() -> None:
+    """Its rows are the cards, precisions and attentions that `make codegen-check` compiles."""
+    [table] = [block for block in blocks("text") if "spilled" in block]
+    rows = [re.split(r"  +", line)[:3] for line in table.splitlines()[2:]]
+
+    assert rows == [
+        [case.capability, case.plan.transformer, case.plan.float8_attention or case.plan.attention]
+        for case in cases()
+    ]
 
 
 def test_the_test_input_is_the_documented_example() -> None:

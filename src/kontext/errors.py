@@ -32,7 +32,7 @@ class KontextError(Exception):
     """Root of the tree.
 
     Attributes:
-        example: A sentence of this kind, for the README's table.
+        example: A sentence of this kind, for the table in docs/errors.md.
         remedy: What the caller, or for a `BootError` the deployer, can do about it.
         refresh_worker: Whether Runpod should replace the worker after this job.
     """

@@ -1,7 +1,7 @@
 """Environment variables -> one frozen `Settings`; a wrong value fails by its name.
 
-The one place where a setting's name, default, range and meaning are written; the README's table
-and the Hub form are checked against it. It opens no file and no connection.
+The one place where a setting's name, default, range and meaning are written; the table in
+docs/settings.md and the Hub form are checked against it. It opens no file and no connection.
 """
 
 import math

@@ -326,7 +326,7 @@ def test_a_pipe_that_takes_its_place_while_it_is_read_does_not_hang_the_boot(
 
 
 def test_an_earlier_artifact_of_the_same_key_is_accepted(volume: Volume) -> None:
-    """The limit that the README names: a signature tells who and for what, not when."""
+    """The limit that docs/deploy.md names: a signature tells who and for what, not when."""
     earlier = volume.file.read_bytes()
     volume.signed().write(KEY, b"compiled since")
     volume.file.write_bytes(earlier)
@@ -517,7 +517,7 @@ def test_of_a_large_object_no_more_is_fetched_than_the_cap(bucket: Settings) -> 
 def test_a_key_that_may_not_list_hears_that_nothing_is_there(
     s3_server: StrictServer, worker_key: Key, bucket_name: str
 ) -> None:
-    """S3 answers 403, not 404, to the key that the README recommends."""
+    """S3 answers 403, not 404, to the key that docs/deploy.md recommends."""
     environment = s3_server.environment(bucket_name, worker_key)
     store = at("bucket:compiled/", settings(environment))
     before = kept_in(store)

@@ -1,7 +1,7 @@
 """The documented `input` of a job: names, JSON types, ranges, defaults, and what breaks them.
 
-`EditRequest` is the one place where the contract's fields are written down; the README's table,
-the gateway and the tests are derived from it. It knows nothing of images, networks or GPUs.
+`EditRequest` is the one place where the contract's fields are written down; the table in
+docs/contract.md and the tests are derived from it. It knows nothing of images, networks or GPUs.
 """
 
 import json

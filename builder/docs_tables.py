@@ -1,4 +1,4 @@
-"""The README's tables, from the code that they describe; `make docs` writes them."""
+"""Generates the tables in docs/ from the code that they describe; `make docs` writes them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +25,7 @@ from kontext.settings import Settings
 
 
 def contract() -> str:
-    """Return a row for each field of `input`."""
+    """Return a table with a row for each field of `input`."""
     rows = [
         (f"`{name}`", _json_type(name), _default(field), f"{field.description}{_range(field)}")
         for name, field in EditRequest.model_fields.items()
@@ -34,13 +34,19 @@ def contract() -> str:
 
 
 def settings() -> str:
-    """Return a row for each environment variable."""
+    """Return a table with a row for each environment variable."""
     rows = [
         (f"`{name.upper()}`", _default(field), str(field.description))
         for name, field in Settings.model_fields.items()
         if not field.exclude
     ]
     return _table(("Variable", "Default", "Meaning"), rows)
+
+
+def renamed_settings() -> str:
+    """Return a table of the old names of settings that are still read, and their new names."""
+    rows = [(f"`{old}`", f"`{new}`") for old, new in Settings.renamed().items()]
+    return _table(("Old name", "New name"), rows)
 
 
 CARDS = {
@@ -52,11 +58,11 @@ CARDS = {
     "80 GB, Ampere (A100)": Card("", int(79.2 * 2**30), (8, 0)),
     "80 GB and more, Hopper, Blackwell": Card("", int(79.2 * 2**30), (9, 0)),
 }
-"""What Runpod rents, with the memory that torch reports."""
+"""The kinds of card that Runpod rents, with the memory in bytes that torch reports for them."""
 
 
 def modes() -> str:
-    """Return a row for each kind of card: what `auto` means there, and what it can hold."""
+    """Return a table of the cards: what `auto` means on each, and which modes it can hold."""
     rows = []
     for name, card in CARDS.items():
         plan = choose("auto", card)
@@ -64,12 +70,18 @@ def modes() -> str:
         memory = f"{weights(plan) / 1e9:.1f} / {peak(plan) / 1e9:.1f} GB"
         held = ", ".join(f"`{mode}`" for mode in holdable(card))
         rows.append((name, f"`{plan.mode}`", layers, memory, held))
-    head = ("Card", "`auto`", "Blocks, modulation, T5", "Weights / planned peak", "It can hold")
+    head = (
+        "Card",
+        "`auto` is",
+        "Blocks, modulation, T5",
+        "Weights / planned peak",
+        "Modes it can hold",
+    )
     return _table(head, rows)
 
 
 def failures() -> str:
-    """Return a row for each kind of error that a caller can read."""
+    """Return a table with a row for each kind of error that a caller can read."""
     kinds = [
         errors.InvalidRequest,
         errors.FetchError,
@@ -86,27 +98,33 @@ def failures() -> str:
 
 
 def limits() -> str:
-    """Return a row for each limit."""
+    """Return a table of the limits on requests and input images."""
     fetch = FetchLimits()
     policy = address_policy(Settings())
     rows = [
-        ("Prompt, negative prompt", f"{LONGEST_PROMPT:,} characters; the model reads 512 tokens"),
-        ("Output sides", f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)"),
-        ("Input formats", f"{', '.join(FORMATS)}; of an animation the first frame"),
-        ("Input sides", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
-        ("Input area", f"{MOST_MEGAPIXELS} megapixels"),
-        ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, {fetch.seconds} s in all"),
-        ("Decoding", f"{MOST_SECONDS} s"),
-        ("Reading header and metadata", f"{OPENING_SECONDS:g} s of a core"),
+        (
+            "Prompt, negative prompt",
+            f"{LONGEST_PROMPT:,} characters each; the model reads the first 512 tokens",
+        ),
+        (
+            "Sides of the output",
+            f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)",
+        ),
+        ("Input formats", f"{', '.join(FORMATS)}; of an animation, the first frame is used"),
+        ("Sides of the input", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
+        ("Area of the input", f"{MOST_MEGAPIXELS} megapixels"),
+        ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, fetched within {fetch.seconds} s"),
+        ("Decoding, in all", f"{MOST_SECONDS} s"),
+        ("Reading header and metadata", f"{OPENING_SECONDS:g} s of CPU time"),
         (
             "Decoding pixels",
-            f"{_pixel_seconds(0):g} s of a core, and {_pixel_seconds(1) - _pixel_seconds(0):g} s "
+            f"{_pixel_seconds(0):g} s of CPU time, and {_pixel_seconds(1) - _pixel_seconds(0):g} s "
             "for each megapixel",
         ),
-        ("Scans, other segments of a JPEG", f"{MOST_SCANS}, {MOST_SEGMENTS:,}"),
+        ("Segments of a JPEG", f"{MOST_SCANS} scans and {MOST_SEGMENTS:,} others"),
         ("Chunks of a PNG", f"{MOST_CHUNKS:,}"),
-        ("Redirects", str(policy.max_redirects)),
-        ("Ports of URLs", ", ".join(map(str, sorted(policy.allowed_ports)))),
+        ("Redirects of a URL", str(policy.max_redirects)),
+        ("Ports of a URL", ", ".join(map(str, sorted(policy.allowed_ports)))),
     ]
     return _table(("Limit", "Value"), rows)
 
