@@ -4,7 +4,6 @@ import asyncio
 import base64
 import concurrent.futures
 import io
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -250,7 +249,6 @@ async def test_a_bad_job_costs_no_gpu(fields: dict[str, Any], sentence: str) -> 
 
 async def test_an_unexpected_error_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """The caller gets one fixed sentence, the log the whole cause with the job's id."""
-    logging.getLogger("kontext").addHandler(caplog.handler)
     bench = Bench(FailingEditor(RuntimeError("/etc/secret is not readable")))
     output = await bench.run()
 

@@ -45,11 +45,12 @@ def failure_of_upload(
     location: Location, key: Key = KEY, patience: Patience = ONCE
 ) -> ClientError | BotoCoreError:
     """Upload a file where that fails, and return why."""
-    with pytest.raises((ClientError, BotoCoreError)) as failed:
-        connect(location, session(key), patience).put_object(
-            Bucket=location.name, Key="job-1.png", Body=b"pixels"
-        )
-    return failed.value
+    client = connect(location, session(key), patience)
+    try:
+        client.put_object(Bucket=location.name, Key="job-1.png", Body=b"pixels")
+    except (ClientError, BotoCoreError) as failure:
+        return failure
+    pytest.fail("the upload succeeded")
 
 
 # --- Sessions

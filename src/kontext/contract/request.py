@@ -69,6 +69,13 @@ def _text(value: object) -> object:
     return value
 
 
+def _format_name(value: object) -> str:
+    """Refuse what is no string: an enum raises `RecursionError` on a deeply nested list."""
+    if not isinstance(value, str):
+        raise _broken(f"must be {_either(OutputFormat)}")
+    return value
+
+
 Integer = Annotated[int, BeforeValidator(_integer)]
 Number = Annotated[float, BeforeValidator(_number)]
 Text = Annotated[StrictStr, BeforeValidator(_text)]
@@ -104,7 +111,7 @@ class EditRequest(BaseModel):
     seed: Integer = Field(
         default=-1, ge=-1, le=2**63 - 1, description="The noise to start from; -1 draws one."
     )
-    output_format: OutputFormat = Field(
+    output_format: Annotated[OutputFormat, BeforeValidator(_format_name)] = Field(
         default=OutputFormat.PNG,
         description=f"{_either(f'`{name}`' for name in OutputFormat)}: file format of the result.",
     )
