@@ -12,8 +12,9 @@ from ssrfguard import Policy
 
 from kontext.contract.request import EditRequest, unknown_keys
 from kontext.errors import DecodeError, InvalidRequest, SourceError
-from kontext.images.decode import LONGEST_SIDE, SHORTEST_SIDE, decode
+from kontext.images.decode import decode
 from kontext.images.fetch import FetchLimits, ImageFetcher
+from kontext.images.input_limits import MAX_SIDE, MIN_SIDE
 from tests.support.hostile_server import HostileServer, Names, sends
 from tests.support.images import (
     display_p3_profile,
@@ -31,7 +32,7 @@ pytestmark = [
 
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-SMALL = FetchLimits(seconds=1, most_bytes=10_000)
+SMALL = FetchLimits(seconds=1, max_bytes=10_000)
 
 SEEDS = [
     encoded(quadrants(), "JPEG", exif=oriented(6), icc_profile=display_p3_profile()),
@@ -82,7 +83,7 @@ def decodes_or_refuses(content: bytes) -> None:
         assert_one_line(str(refused))
     else:
         assert image.mode == "RGB"
-        assert all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in image.size)
+        assert all(MIN_SIDE <= side <= MAX_SIDE for side in image.size)
         assert image.info == {}
 
 

@@ -18,7 +18,7 @@ from kontext.inference.edit import Edit, Editor
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.progress import Progress
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Job, Worker
 
 
@@ -60,10 +60,10 @@ class Verdict:
         return self.flagged
 
 
-class Shelf(list[StoredFile]):
+class Shelf(list[ResultFile]):
     """Storage in memory."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         self.append(file)
         return f"https://bucket.example/{file.name}"
 
@@ -323,7 +323,7 @@ async def test_storage_errors_are_the_callers_sentence() -> None:
     bench = Bench()
 
     class Full:
-        async def store(self, file: StoredFile) -> str:
+        async def store(self, file: ResultFile) -> str:
             raise StorageError("The edited image could not be stored: it is full")
 
     bench.worker._storage = Full()

@@ -28,9 +28,9 @@ from kontext.jobs.progress import Progress, ProgressReporter
 from kontext.jobs.timings import Timings
 from kontext.logs import JobLog
 from kontext.settings import Settings
-from kontext.storage.base import Storage, StoredFile
 from kontext.storage.caller_bucket import CallerBucket
-from kontext.threads import carrying
+from kontext.storage.result_file import ResultFile, Storage
+from kontext.threads import deliver_errors
 
 Job = Mapping[str, Any]
 PostProgress = Callable[[Job, Progress], Awaitable[None]]
@@ -106,7 +106,7 @@ class Worker:
         async with self._reporter(job, edit) as reporter:
             image = await self._edit(edit, turn, reporter, timings)
             with timings("encode"):
-                file = await asyncio.to_thread(carrying(self._file), job, edit, image)
+                file = await asyncio.to_thread(deliver_errors(self._file), job, edit, image)
             with timings("store"):
                 link = await storage.store(file)
         cost = self._settings.pricing.cost(edit.size)
@@ -126,7 +126,7 @@ class Worker:
             return self._storage
         settings = self._settings
         bucket = partial(CallerBucket, seconds=settings.upload_timeout_seconds)
-        return await asyncio.to_thread(carrying(bucket), config, address_policy(settings))
+        return await asyncio.to_thread(deliver_errors(bucket), config, address_policy(settings))
 
     async def _prepare(self, request: EditRequest) -> Edit:
         areas = self._settings.areas
@@ -136,7 +136,7 @@ class Worker:
         drawn = secrets.randbelow(LARGEST_DRAWN_SEED + 1)
         return Edit(
             request,
-            reference=await asyncio.to_thread(carrying(reference.fit), source, generated),
+            reference=await asyncio.to_thread(deliver_errors(reference.fit), source, generated),
             size=size,
             generated=generated,
             seed=drawn if request.seed == -1 else request.seed,
@@ -176,7 +176,7 @@ class Worker:
             raise UnsafeImage(UnsafeImage.example)
         return image
 
-    def _file(self, job: Job, edit: Edit, image: Image.Image) -> StoredFile:
+    def _file(self, job: Job, edit: Edit, image: Image.Image) -> ResultFile:
         request = edit.request
         provenance = Provenance(
             software=f"kontext {__version__}",
@@ -189,7 +189,7 @@ class Worker:
             size=str(edit.size),
             generated=str(edit.generated),
         )
-        return StoredFile(
+        return ResultFile(
             job_id=str(job["id"]),
             extension=request.output_format.extension,
             content=encode(image, request.output_format, provenance),

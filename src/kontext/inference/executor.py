@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from kontext.errors import Cancelled, WorkerEnding
 from kontext.settings import STOP_TIMEOUT_SECONDS
-from kontext.threads import carrying
+from kontext.threads import deliver_errors
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class GpuExecutor:
         if self.closed:
             raise WorkerEnding(WorkerEnding.example)
         stop, loop = Stop(), asyncio.get_running_loop()
-        running = self._thread.submit(carrying(work), stop)
+        running = self._thread.submit(deliver_errors(work), stop)
         self._unfinished.add(running)
         running.add_done_callback(self._unfinished.discard)
         outcome, closing = asyncio.wrap_future(running), loop.create_future()

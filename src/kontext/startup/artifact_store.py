@@ -35,7 +35,7 @@ LARGEST = 256 * 1024 * 1024
 IN_BUCKET = "bucket:"
 """What a place begins with that is a prefix in the bucket of the results."""
 
-_PATIENCE = s3_client.Patience(seconds=15, attempts=2)
+_PATIENCE = s3_client.RetryPolicy(timeout_seconds=15, attempts=2)
 """Compiling anew takes a minute: no reason to wait longer than that for a bucket."""
 
 _SIGNATURE = hashlib.sha256().digest_size
@@ -125,7 +125,7 @@ def at(place: str, settings: Settings) -> Store:
     if not place.startswith(IN_BUCKET):
         return Directory(Path(place))
     location = Location.from_settings(settings)
-    client = s3_client.connect(location, s3_client.session_of(settings), _PATIENCE)
+    client = s3_client.connect(location, s3_client.deployer_session(settings), _PATIENCE)
     return BucketFolder(client, location.name, place.removeprefix(IN_BUCKET))
 
 
