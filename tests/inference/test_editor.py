@@ -96,7 +96,7 @@ def done(editor: Editor, edit: Edit) -> bytes:
     return editor.edit(edit, lambda _: None).tobytes()
 
 
-side = st.integers(min_value=256, max_value=900)
+side = st.integers(min_value=256, max_value=512)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

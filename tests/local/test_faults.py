@@ -13,7 +13,7 @@ from kontext.local.dead_worker_retries import GIVEN_UP, MAX_DEATHS
 from tests.local.served import EDIT, LONG_EDIT, Served, commanded, free_port, serving
 
 BRIEF_EDIT = {**LONG_EDIT, "num_inference_steps": 3}
-JOBS, KILLS, WORKERS = 200, 16, 10
+JOBS, KILLS, WORKERS = 100, 16, 5
 HELD = 2
 """Jobs that a worker has at most: one on the GPU thread, and one before or after it."""
 

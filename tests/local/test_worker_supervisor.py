@@ -13,12 +13,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-<<<<<<< HEAD:tests/local/test_worker_process.py
 from kontext.errors import OutOfMemory, boot_failure_sentence
-=======
-from kontext.errors import OutOfMemory, boot_failed
 from kontext.local.dead_worker_retries import GIVEN_UP, MAX_DEATHS
->>>>>>> room-local:tests/local/test_worker_supervisor.py
 from kontext.local.queue import Queue
 from kontext.local.store import Store
 from kontext.local.worker_supervisor import WorkerSupervisor
