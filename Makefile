@@ -33,7 +33,7 @@ test-fast: $(VENV)/installed  ## run the tests that need less than a minute
 	$(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
 coverage: $(VENV)/installed .venv-s3/installed  ## run every test and show what none reaches
-	$(BIN)/python -m pytest $(PARALLEL) --cov
+	$(BIN)/python -m pytest $(PARALLEL) --cov=kontext
 
 
 lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the tables in docs/ are up to date
