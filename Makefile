@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 PAGES := README.md $(wildcard docs/*.md)
 
-.PHONY: run serve test test-fast coverage lint format docs lock stand-in codegen-check reference-check
-.PHONY: image-check clean help
+.PHONY: run serve test test-fast coverage lint format docs lock stand-in codegen-check
+.PHONY: reference-check image-check clean help
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -27,14 +27,15 @@ test: $(VENV)/installed .venv-s3/installed  ## run every test, PROCESSES=3
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # Those that need no S3 server, worker process or model, and do not import torch.
-FAST := tests/contract tests/images tests/jobs tests/storage/test_location.py \
-    tests/inference/test_mode.py tests/test_layers.py tests/test_logs.py tests/test_settings.py
+FAST := tests/contract tests/images tests/jobs tests/inference/test_mode.py \
+    tests/storage/test_location.py tests/storage/test_object_key.py tests/test_address_policy.py \
+    tests/test_fuzz.py tests/test_layers.py tests/test_links.py tests/test_logs.py \
+    tests/test_settings.py
 test-fast: $(VENV)/installed  ## run the tests that need less than a minute
 	$(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
 coverage: $(VENV)/installed .venv-s3/installed  ## run every test and show what none reaches
 	$(BIN)/python -m pytest $(PARALLEL) --cov=kontext
-
 
 lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the tables in docs/ are up to date
 	$(BIN)/ruff check $(SOURCES)
