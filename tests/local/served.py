@@ -21,6 +21,9 @@ from PIL import Image
 from kontext.local.server import Options, Server
 
 FAKE_HANDLER = Path(__file__).with_name("fake_handler.py")
+INHERITED = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG")
+"""Variables that a worker process gets from the tests; the last one is set by `make coverage`."""
+
 PATIENCE = 60.0
 """How long a test waits for anything, in seconds."""
 
@@ -50,7 +53,7 @@ class Ledger:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a worker that writes to this ledger."""
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return {**inherited, "LEDGER": str(self._path), "RUNPOD_SKIP_GPU_CHECK": "true"}
 
     @property

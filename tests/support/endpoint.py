@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kontext.local.jobs import Status, Submission
-from tests.local.served import PATIENCE, Served, serving, until
+from tests.local.served import INHERITED, PATIENCE, Served, serving, until
 
 WORKER = "pod-1"
 
@@ -181,7 +181,7 @@ async def start_worker(
     script: Path, environment: Mapping[str, str], output: Path
 ) -> AsyncIterator[WorkerProcess]:
     """Run a worker while the block runs, without this process's environment variables."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     inherited["OMP_NUM_THREADS"] = "1"  # the model is tiny, and other processes need the cores
     inherited["MIN_GENERATION_MEGAPIXELS"] = "0"  # small images, quickly
     with output.open("wb") as file:
