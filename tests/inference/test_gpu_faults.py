@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kontext.errors import Cancelled, GpuFault, MemoryNotFreed, OutOfMemory
-from kontext.inference.gpu_faults import KEPT_BYTES, SCARCE_BYTES, GpuGuard
+from kontext.inference.gpu_faults import MAX_KEPT_BYTES, SCARCE_BYTES, GpuGuard
 
 CUBLAS = "CUDA error: {} when calling `cublasCreate(handle)`"
 SENTENCE = "The edit ran out of GPU memory; ask for a smaller size"
@@ -101,7 +101,7 @@ def test_too_little_memory_keeps_the_worker_when_the_memory_comes_back(
     error: RuntimeError,
 ) -> None:
     """Whichever library found it out; the caches are emptied before the memory is counted."""
-    memory = FakeMemory(10 * KEPT_BYTES, 9 * KEPT_BYTES)
+    memory = FakeMemory(10 * MAX_KEPT_BYTES, 9 * MAX_KEPT_BYTES)
     failure = meaning(error, memory)
 
     assert type(failure) is OutOfMemory
@@ -112,7 +112,7 @@ def test_too_little_memory_keeps_the_worker_when_the_memory_comes_back(
 
 def test_memory_that_does_not_come_back_replaces_the_worker() -> None:
     """What an edit has leaked is missing from every later one."""
-    memory = FakeMemory(10 * KEPT_BYTES, 9 * KEPT_BYTES - 1)
+    memory = FakeMemory(10 * MAX_KEPT_BYTES, 9 * MAX_KEPT_BYTES - 1)
     failure = meaning(torch.OutOfMemoryError("CUDA out of memory."), memory)
 
     assert isinstance(failure, MemoryNotFreed)

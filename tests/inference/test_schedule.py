@@ -61,7 +61,7 @@ def test_up_to_one_megapixel_the_pipeline_is_left_alone(size: Size) -> None:
 
 def test_there_is_no_leap_at_the_end_of_the_line() -> None:
     """One token more than 1024*1024 is shifted as 1024*1024 is."""
-    assert schedule.mu(schedule.LAST_TOKENS) == pytest.approx(calculate_shift(4096))
+    assert schedule.mu(schedule.LINE_END_TOKENS) == pytest.approx(calculate_shift(4096))
 
 
 def test_the_line_is_the_stand_ins_too() -> None:
