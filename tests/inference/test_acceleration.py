@@ -20,11 +20,11 @@ from torchao.utils import TorchAOBaseTensor
 
 from kontext.contract.size import Size
 from kontext.errors import Cancelled
-from kontext.inference import acceleration, model
+from kontext.inference import acceleration, autoencoder, model
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
-from kontext.inference.mode import EXACT, Plan, Precision
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT, Plan, Precision
 from kontext.inference.warm_up import warm_up
 from kontext.inference.weights import Weights
 from tests.support.edits import edit_of
@@ -53,6 +53,7 @@ def editor_for(plan: Plan) -> Editor:
     """Return an editor of the tiny pipeline, in bfloat16, as `plan` has it."""
     pipeline = random_model.pipeline().to(torch.bfloat16)
     acceleration.prepare(pipeline, plan)
+    autoencoder.postprocess_in_float32(pipeline)
     pipeline.set_progress_bar_config(disable=True)
     return Editor(Model(pipeline, "tiny", "none", plan), true_cfg_scale=2.5)
 

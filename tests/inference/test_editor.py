@@ -16,6 +16,7 @@ from PIL import Image
 from kontext.contract.size import Size
 from kontext.errors import Cancelled, GpuFault, OutOfMemory
 from kontext.images import reference
+from kontext.inference.autoencoder import postprocess_in_float32
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 from kontext.inference.model import Model
@@ -52,6 +53,7 @@ def editor(tiny: Model) -> Editor:
 def bfloat16() -> Model:
     """The tiny pipeline as a GPU runs it."""
     loaded = Model(random_model.pipeline().to(torch.bfloat16), "random", "none")
+    postprocess_in_float32(loaded.pipeline)
     loaded.pipeline.set_progress_bar_config(disable=True)
     return loaded
 

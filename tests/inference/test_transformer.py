@@ -16,8 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from kontext.inference import acceleration, model, stand_in
 from kontext.inference.blocks import DoubleBlock, SingleBlock
 from kontext.inference.editor import Editor
-from kontext.inference.mode import EXACT, Plan
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT, Plan
 from kontext.inference.weights import Weights
 from tests.inference.test_acceleration import an_edit, lora
 

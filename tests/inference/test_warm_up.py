@@ -9,8 +9,8 @@ from PIL import Image
 from kontext.contract.size import Size
 from kontext.inference import acceleration
 from kontext.inference.edit import Edit
-from kontext.inference.mode import EXACT
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT
 from kontext.settings import Settings
 from kontext.startup.boot import Boot
 from tests.startup.test_boot import post_nothing

@@ -19,6 +19,7 @@ from kontext.errors import BootError
 from kontext.images.fetch import ImageFetcher
 from kontext.inference import mode, weights
 from kontext.inference.executor import GpuExecutor
+from kontext.inference.plan import Plan
 from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings, StandIn
 from kontext.startup import artifact_store, read_ahead
@@ -127,7 +128,7 @@ class Boot:
             "cuda" if self._model_is_real() else "cpu",
         )
 
-    def _plan(self) -> mode.Plan:
+    def _plan(self) -> Plan:
         """Return how the mode is carried out on this machine's GPU.
 
         Raises:
@@ -188,7 +189,7 @@ class Boot:
             return False
         if settings.production or settings.model_path:
             return True
-        return model.has_gpu() and weights.present(settings.model_id)
+        return model.has_gpu() and weights.are_present(settings.model_id)
 
     def _embedded_bucket(self) -> Settings:
         root = self._open_resources.enter_context(embedded_bucket.temporary_root())
