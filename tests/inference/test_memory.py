@@ -7,9 +7,9 @@ from kontext.inference.plan import EXACT, Plan
 
 
 def test_the_plan_counts_the_published_weight_bytes() -> None:
-    """Bfloat16 files of 33.74 GB: transformer 23.80, T5 9.52, CLIP 0.25, VAE 0.17.
+    """The bfloat16 files have 33.74 GB: transformer 23.80, T5 9.52, CLIP 0.25, VAE 0.17.
 
-    The VAE's encoder once more in float32 takes 0.14.
+    The float32 copy of the VAE's encoder takes 0.14 GB.
     """
     files = 23.80e9 + 9.52e9 + 0.25e9 + 0.17e9
 
@@ -24,12 +24,12 @@ def test_the_plan_counts_the_published_weight_bytes() -> None:
         pytest.param(Plan(text_encoder="int8 weights"), id="text-encoder"),
     ],
 )
-def test_what_is_quantised_takes_less(smaller: Plan) -> None:
-    """Each of the three counts."""
+def test_quantised_weights_take_less_memory(smaller: Plan) -> None:
+    """In each of the three parts."""
     assert weight_bytes(smaller) < weight_bytes(EXACT)
 
 
 def test_the_peak_includes_the_memory_that_an_edit_needs() -> None:
-    """Beside the weights, whatever their precision."""
+    """It is the same for weights in any precision."""
     for plan in EXACT, Plan(transformer="float8"):
         assert peak_bytes(plan) - weight_bytes(plan) == WORKING_BYTES > 0
