@@ -56,8 +56,8 @@ def prepare(
     Args:
         pipeline: The pipeline, in bfloat16, or in float32 on a CPU.
         plan: The plan.
-        device: The device to move the pipeline to; None if it is there already. Layers are moved
-            and quantised one after another, so that the GPU never holds them all in bfloat16.
+        device: The device to move the pipeline to; None if it is there already. Its blocks are
+            moved and quantised one after another, so that the GPU holds at most one unquantised.
     """
     transformer.convert(pipeline.transformer)
     for block in _blocks(pipeline):
@@ -81,7 +81,7 @@ def _move(module: nn.Module | FluxKontextPipeline, device: torch.device | str | 
 
 
 def quantise(layer: nn.Linear, precision: Precision) -> None:
-    """Quantise a linear in place."""
+    """Quantise a linear layer in place."""
     if precision != "bfloat16":
         quantize_(layer, _CONFIGS[precision])
 

@@ -65,7 +65,7 @@ class Editor:
         return acceleration.denoising(self._pipeline, self._plan, steps, _branches(edit))
 
     def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:
-        """Return pixels of height x width x 3, uint8, on the CPU."""
+        """Return the generated image, height x width x 3, uint8, on the CPU."""
         canvas = edit.generated.grid
         request, guided = edit.request, _is_guided(edit)
         images = self._pipeline(
@@ -85,12 +85,16 @@ class Editor:
             callback_on_step_end=_callback(on_step, self._pipeline.device),
             output_type="pt",
         ).images
-        if not torch.isfinite(images).all():
-            raise ArithmeticError("the pipeline returned values that are not finite")
-        # On the GPU, so that bytes are copied to the CPU and not floats.
-        levels = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-        pixels: torch.Tensor = levels.cpu()
-        return pixels
+        return _to_bytes(images[0])
+
+
+def _to_bytes(image: torch.Tensor) -> torch.Tensor:
+    """Convert 3 x height x width, 0 to 1, to height x width x 3, uint8, on the CPU."""
+    if not torch.isfinite(image).all():
+        raise ArithmeticError("the pipeline returned values that are not finite")
+    # Rounded and permuted on the GPU, so that bytes are copied to the CPU and not floats.
+    levels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return levels.cpu()
 
 
 def _crop_and_scale(canvas: Image.Image, edit: Edit) -> Image.Image:

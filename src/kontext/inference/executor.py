@@ -98,7 +98,7 @@ class GpuExecutor:
                 loop.call_later(self._stop_seconds, self._close_if_hung, running)
 
     def run_blocking(self, work: Callable[[Stop], T]) -> T:
-        """Run `work` on the GPU thread and wait for it, at boot when there is no event loop yet."""
+        """Run `work` on the GPU thread and wait for it, at boot, before any job."""
         return self._thread.submit(work, Stop()).result()
 
     def close(self) -> None:

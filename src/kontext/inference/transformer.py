@@ -1,4 +1,4 @@
-"""Computes FLUX's transformer, and what the steps of an edit share only once.
+"""Computes FLUX's transformer; what the steps of an edit share is computed once.
 
 The steps share everything that does not depend on the latents: the modulation of all steps, the
 embedded prompt and the rotary embedding. The transformer takes the arguments that
