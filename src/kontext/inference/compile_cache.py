@@ -21,7 +21,7 @@ from kontext.inference.model import Model
 log = logging.getLogger("kontext")
 
 _FORMAT = 2
-"""The version of the key's and the artifact's format."""
+"""The version of the artifacts' format; increase it when their meaning changes."""
 
 
 class ArtifactStore(Protocol):

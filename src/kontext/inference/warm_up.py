@@ -14,8 +14,8 @@ from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 
 _DEFAULT = Size(1024, 1024)
-"""The size in the documented requests: 4,096 tokens, as many of the reference, and 512 of text. The
-compiler would assume of lengths that are equal at its first call that they always are."""
+"""The size in the documented requests: 4,096 tokens, as many of the reference, and 512 of text.
+Image and text must differ in length, or the compiler would assume that they never do."""
 
 _PHOTOGRAPH = Size(1248, 832)
 """A camera's usual aspect ratio, 3:2, at about the area of `_DEFAULT`."""
