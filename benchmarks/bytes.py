@@ -30,14 +30,14 @@ from ssrfguard import Policy
 from kontext.contract.output_format import OutputFormat
 from kontext.contract.size import Size
 from kontext.images import reference
-from kontext.images.decode_pool import MOST_PICTURES, decode_in_process
+from kontext.images.decode_pool import MAX_PROCESS_IMAGES, decode_in_process
 from kontext.images.encode import encode
 from kontext.images.fetch import ImageFetcher
 from kontext.images.provenance import Provenance
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 
 TARGET = Size(1024, 1024)
 PHOTOGRAPHS = {"1024*1024": Size(1024, 1024), "12 MP": Size(4000, 3000)}
@@ -82,7 +82,7 @@ class Ours:
 
     async def store(self, content: bytes) -> object:
         """Return its link."""
-        file = StoredFile("ours", "png", content, "image/png", PROVENANCE.fields())
+        file = ResultFile("ours", "png", content, "image/png", PROVENANCE.fields())
         return await self._bucket.store(file)
 
 
@@ -133,8 +133,9 @@ def main() -> None:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=MOST_PICTURES,
-        help=f"whole ones of each size; baseline and phases a fifth (default: {MOST_PICTURES})",
+        default=MAX_PROCESS_IMAGES,
+        help="whole ones of each size; baseline and phases a fifth "
+        f"(default: {MAX_PROCESS_IMAGES})",
     )
     arguments = parser.parse_args()
     with (
@@ -211,7 +212,7 @@ def _spent(servers: set[psutil.Process]) -> float:
 async def _job(bucket: Bucket, size: Size) -> Job:
     photograph = _photograph(size)
     content = _saved(photograph, "JPEG", quality=92)
-    file = StoredFile(f"photograph-{size.width}", "jpg", content, "image/jpeg", {})
+    file = ResultFile(f"photograph-{size.width}", "jpg", content, "image/jpeg", {})
     return Job(await bucket.store(file), content, photograph, _photograph(TARGET))
 
 

@@ -18,7 +18,7 @@ from kontext.inference.edit import Edit
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Worker
 
 FETCH, LANE, STORE = (float(os.environ[name]) for name in ("FETCH", "GPU", "STORE"))
@@ -62,7 +62,7 @@ class Lenient:
 class SlowStorage:
     """Every upload takes its time."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         """Return a link that leads nowhere."""
         await asyncio.sleep(STORE)
         return f"https://bucket.invalid/{file.name}"

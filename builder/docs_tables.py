@@ -8,18 +8,18 @@ from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
-from kontext.contract.request import LONGEST_PROMPT, EditRequest
+from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest
 from kontext.contract.size import DEFAULT_SIDES
 from kontext.images.data_url import MEGABYTE
-from kontext.images.decode import (
-    FORMATS,
-    LONGEST_SIDE,
-    MOST_MEGAPIXELS,
-    SHORTEST_SIDE,
+from kontext.images.decode import FORMATS
+from kontext.images.decoder_protocol import (
+    DECODE_TIMEOUT_SECONDS,
+    HEADER_CPU_SECONDS,
+    pixel_cpu_seconds,
 )
-from kontext.images.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
 from kontext.images.fetch import FetchLimits
-from kontext.images.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
+from kontext.images.file_structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS
+from kontext.images.input_limits import MAX_MEGAPIXELS, MAX_SIDE, MIN_SIDE
 from kontext.inference.memory import peak_bytes, weight_bytes
 from kontext.inference.mode import Card, choose, supported_modes
 from kontext.settings import Settings
@@ -90,7 +90,7 @@ def failures() -> str:
         errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
-        errors.WorkerEnding,
+        errors.WorkerShutdown,
         errors.StorageError,
         errors.BootError,
         errors.KontextError,
@@ -105,25 +105,25 @@ def limits() -> str:
     rows = [
         (
             "Prompt, negative prompt",
-            f"{LONGEST_PROMPT:,} characters each; the model reads the first 512 tokens",
+            f"{MAX_PROMPT_LENGTH:,} characters each; the model reads the first 512 tokens",
         ),
         (
             "Sides of the output",
             f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)",
         ),
         ("Input formats", f"{', '.join(FORMATS)}; of an animation, the first frame is used"),
-        ("Sides of the input", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
-        ("Area of the input", f"{MOST_MEGAPIXELS} megapixels"),
-        ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, fetched within {fetch.seconds} s"),
-        ("Decoding, in all", f"{MOST_SECONDS} s"),
-        ("Reading header and metadata", f"{OPENING_SECONDS:g} s of CPU time"),
+        ("Sides of the input", f"{MIN_SIDE} to {MAX_SIDE:,} px"),
+        ("Area of the input", f"{MAX_MEGAPIXELS} megapixels"),
+        ("Input file", f"{fetch.max_bytes // MEGABYTE} MB, fetched within {fetch.seconds} s"),
+        ("Decoding, in all", f"{DECODE_TIMEOUT_SECONDS} s"),
+        ("Reading header and metadata", f"{HEADER_CPU_SECONDS:g} s of CPU time"),
         (
             "Decoding pixels",
             f"{_pixel_seconds(0):g} s of CPU time, and {_pixel_seconds(1) - _pixel_seconds(0):g} s "
             "for each megapixel",
         ),
-        ("Segments of a JPEG", f"{MOST_SCANS} scans and {MOST_SEGMENTS:,} others"),
-        ("Chunks of a PNG", f"{MOST_CHUNKS:,}"),
+        ("Segments of a JPEG", f"{MAX_SCANS} scans and {MAX_SEGMENTS:,} others"),
+        ("Chunks of a PNG", f"{MAX_CHUNKS:,}"),
         ("Redirects of a URL", str(policy.max_redirects)),
         ("Ports of a URL", ", ".join(map(str, sorted(policy.allowed_ports)))),
     ]
@@ -158,7 +158,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def _pixel_seconds(megapixels: int) -> float:
-    return pixel_seconds(megapixels * 1000, 1000)
+    return pixel_cpu_seconds(megapixels * 1000, 1000)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from kontext.contract.request import LONGEST_PROMPT, EditRequest, unknown_keys
+from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest, unknown_keys
 from kontext.contract.size import SideLimits, Size
 from kontext.errors import InvalidRequest
 
@@ -12,7 +12,7 @@ MINIMAL = {"prompt": "make it blue", "image": "https://example.com/bluebird.png"
 
 
 def sentence(**fields: object) -> str:
-    """Return what is said of a request that is minimal but for `fields`."""
+    """Return the refusal of a request with the required fields and `fields`."""
     with pytest.raises(InvalidRequest) as refused:
         EditRequest.parse({**MINIMAL, **fields})
     return str(refused.value)
@@ -34,7 +34,7 @@ def test_the_documented_defaults() -> None:
 
 
 def test_null_means_the_default() -> None:
-    """An optional field that is null is as good as absent."""
+    """An optional field that is null gets its default, as if it were absent."""
     optional = dict.fromkeys(EditRequest.model_fields.keys() - MINIMAL.keys())
 
     assert EditRequest.parse({**MINIMAL, **optional}) == EditRequest.parse(MINIMAL)
@@ -42,7 +42,7 @@ def test_null_means_the_default() -> None:
 
 @pytest.mark.parametrize("field", MINIMAL)
 def test_required_fields(field: str) -> None:
-    """A required field that is absent or null is named."""
+    """The sentence names a required field that is null."""
     assert sentence(**{field: None}) == f"{field} is required"
 
 
@@ -66,11 +66,11 @@ def test_required_fields(field: str) -> None:
         ("image", "data:image/png;base64,AAAA"),
         ("image", "HTTPS://EXAMPLE.COM/A"),
         ("negative_prompt", ""),
-        ("prompt", "x" * LONGEST_PROMPT),
+        ("prompt", "x" * MAX_PROMPT_LENGTH),
     ],
 )
 def test_accepted(field: str, value: object) -> None:
-    """Every value at the edge of its range is taken as it is."""
+    """Every value at the edge of its range is accepted unchanged."""
     assert getattr(EditRequest.parse({**MINIMAL, field: value}), field) == value
 
 
@@ -115,7 +115,7 @@ def test_refused(field: str, value: object, expected: str) -> None:
 
 
 def test_a_number_of_too_many_digits() -> None:
-    """JSON bounds no number; Python refuses to write one of more than 4300 digits."""
+    """JSON limits no number; Python refuses to write one of more than 4300 digits."""
     assert sentence(seed=10**5000).endswith("got a number of too many digits")
     assert sentence(guidance=10**400).startswith("guidance must be between 0.0 and 10.0, got 1000")
 
@@ -131,7 +131,7 @@ def test_every_violation_in_one_sentence() -> None:
 
 @pytest.mark.parametrize("data", [None, "x", 1, [], [MINIMAL], True])
 def test_input_must_be_an_object(data: object) -> None:
-    """Whatever `input` is, the caller learns what it must be."""
+    """The caller reads what `input` must be."""
     with pytest.raises(InvalidRequest, match=r"^input must be an object, got "):
         EditRequest.parse(data)
 
@@ -144,7 +144,7 @@ def test_secrets_of_a_value_are_not_repeated() -> None:
 
 
 def test_long_values_are_cut() -> None:
-    """An error stays one short line, whatever it is about."""
+    """An error is one short line, however long the value is."""
     refused = sentence(output_format="x\n" * 10**6)
 
     assert len(refused) < 200
@@ -152,7 +152,7 @@ def test_long_values_are_cut() -> None:
 
 
 def test_unknown_keys_are_ignored_and_named() -> None:
-    """What Runpod's AI SDK leaks into `input` breaks nothing and can be logged."""
+    """Options that Runpod's AI SDK leaks into `input` do no harm and can be logged."""
     leaked: dict[str, Any] = {**MINIMAL, "maxPollAttempts": 60, "pollIntervalMillis": 5000}
 
     assert EditRequest.parse(leaked) == EditRequest.parse(MINIMAL)
@@ -177,13 +177,13 @@ def test_match_input_takes_the_aspect_of_the_image() -> None:
 
 
 def test_an_explicit_size_is_what_it_says() -> None:
-    """The input image has no say in it."""
+    """It does not depend on the input image."""
     request = EditRequest.parse({**MINIMAL, "size": "1472*1140"})
 
     assert request.output_size(Size(10_000, 16)) == Size(1472, 1140)
 
 
-def test_a_image_is_decoded_for_the_size_that_is_generated() -> None:
-    """One of 256*256 is generated larger, so its input must not be decoded smaller than that."""
+def test_an_image_is_decoded_for_the_size_that_is_generated() -> None:
+    """A result of 256*256 is generated larger, and its input is decoded for that size."""
     assert EditRequest.parse({**MINIMAL, "size": "256*256"}).pixels() == 510 * 510
     assert EditRequest.parse({**MINIMAL, "size": "match_input"}).pixels() is None

@@ -1,4 +1,4 @@
-"""Encoded bytes and what they say of themselves."""
+"""Encoded files and the provenance in them."""
 
 import io
 import zlib
@@ -72,7 +72,7 @@ def test_png_is_lossless(kind: str, size: tuple[int, int], fast: FastPng | None)
 
 
 def test_the_fast_encoder_reads_no_more_than_there_is() -> None:
-    """It would take a grey image's bytes for RGB, and put what lies behind them into the file."""
+    """It would read a grey image's bytes as RGB, and write the memory beyond them to the file."""
     grey = image().convert("L")
 
     png = encode(grey, OutputFormat.PNG, PROVENANCE)
@@ -82,7 +82,7 @@ def test_the_fast_encoder_reads_no_more_than_there_is() -> None:
 
 @pytest.mark.parametrize("fast", WRITERS)
 def test_png_chunks_are_whole(fast: FastPng | None) -> None:
-    """The provenance stands behind the header, and every chunk's checksum is right."""
+    """The provenance follows the header, and every chunk's checksum is right."""
     png = encode_png(image(), xmp(PROVENANCE), fast)
     kinds, at = [], 8
     while at < len(png):
@@ -109,7 +109,7 @@ def test_jpeg_has_quality_95_and_full_chroma() -> None:
 
 @pytest.mark.parametrize("output_format", OutputFormat)
 def test_provenance_is_in_the_file(output_format: OutputFormat) -> None:
-    """A reader of XMP finds IPTC's source type, the software and all that repeats the edit."""
+    """A reader of XMP finds IPTC's source type, the software and the edit's parameters."""
     decoded = opened(encode(image(), output_format, PROVENANCE))
     packet = decoded.info["XML:com.adobe.xmp" if output_format == "png" else "xmp"]
     description = next(

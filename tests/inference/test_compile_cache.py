@@ -23,15 +23,8 @@ from kontext.inference.model import Model
 from kontext.inference.plan import Plan
 from kontext.inference.warm_up import warm_up
 from kontext.settings import Settings
-from kontext.startup.artifact_store import (
-    LARGEST,
-    Directory,
-    SignedStore,
-    Store,
-    Untrusted,
-    at,
-    open_store,
-)
+from kontext.startup.artifact_places import Directory, Store, open_place
+from kontext.startup.artifact_store import MAX_BYTES, SignedStore, Untrusted, open_store
 from kontext.storage import embedded_bucket
 from tests.support.s3_server import Key, StrictServer, unused_port
 
@@ -51,7 +44,8 @@ import numpy
 from PIL import Image
 from torch._dynamo.utils import counters
 from kontext.inference import acceleration, compile_cache
-from kontext.startup.artifact_store import Directory, SignedStore
+from kontext.startup.artifact_places import Directory
+from kontext.startup.artifact_store import SignedStore
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 import random_model
@@ -98,7 +92,7 @@ print(json.dumps({
 class FullDisk:
     """A store that can neither be read nor written."""
 
-    def read(self, name: str, most: int) -> bytes | None:
+    def read(self, name: str, max_bytes: int) -> bytes | None:
         raise OSError("input/output error")
 
     def write(self, name: str, content: bytes) -> None:
@@ -111,7 +105,7 @@ class Volume:
 
     path: Path
 
-    def signed(self, secret: str = SECRET, largest: int = LARGEST) -> SignedStore:
+    def signed(self, secret: str = SECRET, largest: int = MAX_BYTES) -> SignedStore:
         return SignedStore(Directory(self.path), secret, largest)
 
     @property
@@ -119,7 +113,7 @@ class Volume:
         (file,) = self.path.iterdir()
         return file
 
-    def cache(self, largest: int = LARGEST) -> CompileCache:
+    def cache(self, largest: int = MAX_BYTES) -> CompileCache:
         return CompileCache(self.signed(largest=largest), KEY)
 
 
@@ -497,19 +491,19 @@ def kept_in(store: Store) -> bytes | None:
 
 def test_a_bucket_keeps_what_is_written_under_its_prefix(bucket: Settings) -> None:
     """Another prefix is another place."""
-    SignedStore(at("bucket:one/", bucket), SECRET).write(KEY, ARTEFACT)
+    SignedStore(open_place("bucket:one/", bucket), SECRET).write(KEY, ARTEFACT)
 
-    assert kept_in(at("bucket:one/", bucket)) == ARTEFACT
-    assert kept_in(at("bucket:two/", bucket)) is None
+    assert kept_in(open_place("bucket:one/", bucket)) == ARTEFACT
+    assert kept_in(open_place("bucket:two/", bucket)) is None
 
 
 def test_of_a_large_object_no_more_is_fetched_than_the_cap(bucket: Settings) -> None:
     """A stranger's terabyte must not fill the worker's memory."""
-    store = at("bucket:large/", bucket)
+    store = open_place("bucket:large/", bucket)
     SignedStore(store, SECRET).write(KEY, bytes(100_000))
 
     with pytest.raises(Untrusted, match="larger than 1000 bytes"):
-        SignedStore(store, SECRET, largest=1000).read(KEY)
+        SignedStore(store, SECRET, max_bytes=1000).read(KEY)
     store.write("object", bytes(100_000))
     assert store.read("object", 10) == bytes(10)
 
@@ -519,7 +513,7 @@ def test_a_key_that_may_not_list_hears_that_nothing_is_there(
 ) -> None:
     """S3 answers 403, not 404, to the key that docs/deploy.md recommends."""
     environment = s3_server.environment(bucket_name, worker_key)
-    store = at("bucket:compiled/", settings(environment))
+    store = open_place("bucket:compiled/", settings(environment))
     before = kept_in(store)
     SignedStore(store, SECRET).write(KEY, ARTEFACT)
 
@@ -531,7 +525,7 @@ def test_a_bucket_that_is_gone_is_ignored(
 ) -> None:
     """One line, and the boot goes on."""
     gone = bucket.model_copy(update={"bucket_endpoint_url": f"http://127.0.0.1:{unused_port()}"})
-    cache = CompileCache(SignedStore(at("bucket:compiled/", gone), SECRET), KEY)
+    cache = CompileCache(SignedStore(open_place("bucket:compiled/", gone), SECRET), KEY)
 
     assert cache.load() is False
     (line,) = [record.getMessage() for record in caplog.records if record.name == "kontext"]
@@ -541,4 +535,4 @@ def test_a_bucket_that_is_gone_is_ignored(
 def test_a_bucket_that_nobody_named_is_a_wrong_setting() -> None:
     """What the deployer mistyped is said by name, as with every setting."""
     with pytest.raises(SettingsError, match="BUCKET_NAME is not set"):
-        at("bucket:compiled/", settings({}))
+        open_place("bucket:compiled/", settings({}))

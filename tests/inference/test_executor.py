@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from kontext.errors import Cancelled, WorkerEnding
+from kontext.errors import Cancelled, WorkerShutdown
 from kontext.inference.executor import GpuExecutor, Stop
 
 TIMEOUT_SECONDS = 10
@@ -147,11 +147,11 @@ async def test_work_that_ignores_its_stop_closes_the_executor() -> None:
     await cancel(first)
 
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        with pytest.raises(WorkerEnding):
+        with pytest.raises(WorkerShutdown):
             await waiting
     assert reported.is_set()
     assert executor.closed
-    with pytest.raises(WorkerEnding):
+    with pytest.raises(WorkerShutdown):
         await executor.run(lambda _: "done")
     hanging.released.set()
 
@@ -176,7 +176,7 @@ async def test_closing_the_executor_fails_the_work_that_runs() -> None:
     await happened(running.entered)
     executor.close()
 
-    with pytest.raises(WorkerEnding):
+    with pytest.raises(WorkerShutdown):
         await task
     running.released.set()
     await happened(running.ended)

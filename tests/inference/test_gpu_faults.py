@@ -79,7 +79,7 @@ def test_a_lost_context_is_a_gpu_fault(error: RuntimeError) -> None:
     fault = meaning(error)
 
     assert isinstance(fault, GpuFault)
-    assert str(fault) == GpuFault.example
+    assert str(fault) == GpuFault.sentence
     assert fault.refresh_worker
     assert fault.__cause__ is error
 

@@ -24,7 +24,7 @@ from kontext.inference.editor import Editor
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.progress import Progress
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Job, Worker
 
 TEST_INPUT = json.loads((Path(__file__).parents[2] / "test_input.json").read_text())["input"]
@@ -40,7 +40,7 @@ class Lenient:
 class Shelf:
     """A storage that keeps the newest file."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         self.file = file
         return "https://bucket.invalid/file"
 

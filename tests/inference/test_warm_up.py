@@ -12,10 +12,9 @@ from kontext.inference.edit import Edit
 from kontext.inference.model import Model
 from kontext.inference.plan import EXACT
 from kontext.inference.warm_up import warm_up
-from kontext.jobs.progress import Progress
 from kontext.settings import Settings
 from kontext.startup.boot import Boot
-from kontext.worker import Job
+from tests.support.progress import post_nothing
 
 
 class Recorder:
@@ -31,10 +30,6 @@ class Recorder:
         self.edits.append(edit)
         self.threads.add(threading.get_ident())
         return Image.new("RGB", (edit.size.width, edit.size.height))
-
-
-async def post_nothing(job: Job, progress: Progress) -> None:
-    """Drop the progress."""
 
 
 async def test_the_warm_up_runs_on_the_thread_that_runs_the_jobs() -> None:

@@ -29,7 +29,7 @@ from kontext.inference.edit import Edit
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Worker
 
 MOMENT = 0.01
@@ -79,7 +79,7 @@ def fail(prompt: str) -> None:
         case "memory not freed":
             raise MemoryNotFreed(OutOfMemory.example)
         case "lost gpu":
-            raise GpuFault(GpuFault.example)
+            raise GpuFault
         case "hang":
             threading.Event().wait()
         case "stop iteration":
@@ -101,7 +101,7 @@ class Lenient:
 class Ledger:
     """Keeps no file, but a line for each."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         """Write the line and return a link that leads nowhere."""
         while lies_there("full"):  # noqa: ASYNC110 - another process takes it away
             await asyncio.sleep(MOMENT)

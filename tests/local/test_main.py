@@ -15,12 +15,12 @@ import pytest
 from kontext.local.worker_environment import worker_environments
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 from tests.local.served import EDIT, LONG_EDIT, commanded, free_port, processes
 
 KEY = "rpa_KEY_of_these_tests"
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {})
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -116,12 +116,12 @@ async def test_links_of_results_outlive_a_restart(tmp_path: Path) -> None:
 def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
     """Its keys remain."""
     memory = tmp_path / "memory"
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as former:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as former:
         pass
     address = urlsplit(former["BUCKET_ENDPOINT_URL"])
     with (
         socket.create_server((address.hostname, address.port)),
-        embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment,
+        embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment,
     ):
         pass
 
@@ -134,7 +134,7 @@ def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
 def test_a_bucket_whose_memory_is_damaged_begins_anew(kept: str, tmp_path: Path) -> None:
     """A server killed while it wrote must start again."""
     (tmp_path / "memory").write_text(kept)
-    with embedded_bucket.serve(tmp_path / "bucket", memory=tmp_path / "memory") as environment:
+    with embedded_bucket.serve(tmp_path / "bucket", state=tmp_path / "memory") as environment:
         Bucket.from_settings(
             Settings.load(**{name.lower(): value for name, value in environment.items()})
         ).check()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from kontext.errors import OutOfMemory, boot_failed
+from kontext.errors import OutOfMemory, boot_failure_sentence
 from kontext.local.queue import Queue
 from kontext.local.store import GIVEN_UP, MOST_DEATHS, Store
 from kontext.local.worker_process import WorkerProcess
@@ -140,7 +140,7 @@ async def test_a_client_hears_from_the_real_worker_that_it_cannot_boot(
         await until(lambda: "it did not boot" in caplog.text)
         workers = (await served.client.health())["workers"]
 
-    assert (job["status"], job["error"]) == ("FAILED", boot_failed("bucket"))
+    assert (job["status"], job["error"]) == ("FAILED", boot_failure_sentence("bucket"))
     assert workers == {"idle": 0, "running": 0}
 
 

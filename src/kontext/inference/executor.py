@@ -14,9 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from kontext.errors import Cancelled, WorkerEnding
+from kontext.errors import Cancelled, WorkerShutdown
 from kontext.settings import STOP_TIMEOUT_SECONDS
-from kontext.threads import carrying
+from kontext.threads import deliver_errors
 
 T = TypeVar("T")
 
@@ -74,13 +74,13 @@ class GpuExecutor:
             work: The function to call; it should call `Stop.check` often.
 
         Raises:
-            WorkerEnding: The executor is closed, or closes before the work is done.
-            ProcessExit: The work raised `SystemExit` or `KeyboardInterrupt`.
+            WorkerShutdown: The executor is closed, or closes before the work is done.
+            UnexpectedExit: The work raised `SystemExit` or `KeyboardInterrupt`.
         """
         if self.closed:
-            raise WorkerEnding(WorkerEnding.example)
+            raise WorkerShutdown
         stop, loop = Stop(), asyncio.get_running_loop()
-        running = self._thread.submit(carrying(work), stop)
+        running = self._thread.submit(deliver_errors(work), stop)
         self._unfinished.add(running)
         running.add_done_callback(self._unfinished.discard)
         outcome, closing = asyncio.wrap_future(running), loop.create_future()
@@ -88,7 +88,7 @@ class GpuExecutor:
         try:
             await asyncio.wait({outcome, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done():
-                raise WorkerEnding(WorkerEnding.example)
+                raise WorkerShutdown
             return outcome.result()
         finally:
             self._waiting.discard(closing)

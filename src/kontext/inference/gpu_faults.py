@@ -107,7 +107,7 @@ class GpuGuard:
         if any(map(self._is_out_of_memory, _causes(error))):
             log.warning("the GPU ran out of memory: %s", str(error))  # as text, without its frames
         elif any(map(_is_lost, _causes(error))):
-            raise GpuFault(GpuFault.example) from error
+            raise GpuFault from error
         else:
             raise error
 
@@ -128,7 +128,7 @@ class GpuGuard:
             self._memory.release()
             missing = before - self._memory.available()
         except RuntimeError as error:
-            raise GpuFault(GpuFault.example) from error
+            raise GpuFault from error
         return MemoryNotFreed if missing > MAX_KEPT_BYTES else OutOfMemory
 
 

@@ -108,7 +108,7 @@ async def _serve(arguments: argparse.Namespace, resources: ExitStack) -> None:
     bucket: Mapping[str, str] = {}
     if not (environment.get("BUCKET_NAME") or environment.get("BUCKET_ENDPOINT_URL")):
         bucket = resources.enter_context(
-            embedded_bucket.serve(arguments.data / "bucket", memory=arguments.data / "bucket.json")
+            embedded_bucket.serve(arguments.data / "bucket", state=arguments.data / "bucket.json")
         )
     server = Server(
         Options(
