@@ -1,6 +1,6 @@
 """The plans that `benchmarks/gpu.py` measures, in the order of their value. No torch.
 
-To add one, name it here: the mode that it starts from, and what its `kontext.inference.mode.Plan`
+To add one, name it here: the mode that it starts from, and what its `kontext.inference.plan.Plan`
 changes. What this version of the worker does not have is left out, and said so.
 """
 
@@ -10,7 +10,8 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast, get_args
 
-from kontext.inference.mode import Card, Plan, choose
+from kontext.inference.mode import Card, choose
+from kontext.inference.plan import Plan
 from kontext.settings import Mode
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from kontext.address_policy import address_policy
 from kontext.contract.request import EditRequest, unknown_keys
 from kontext.images.fetch import ImageFetcher
-from kontext.inference.mode import Card, choose, holdable
+from kontext.inference.mode import Card, choose, supported_modes
 from kontext.settings import Mode, Settings
 from kontext.startup.boot import Boot
 from tests.support.progress import post_nothing
@@ -199,7 +199,7 @@ def test_every_gpu_offered_holds_the_modes_that_the_form_promises(pool: str) -> 
         least = re.search(r"\((\d+) GB or more\)", option.label)
         if option.value in get_args(Mode):
             promised = least is None or size >= int(least[1])
-            assert (option.value in holdable(card)) == promised, option.label
+            assert (option.value in supported_modes(card)) == promised, option.label
 
 
 def test_hosts_have_the_driver_that_torch_needs() -> None:

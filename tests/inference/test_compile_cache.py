@@ -19,8 +19,8 @@ import torch
 from kontext.errors import BootError, SettingsError
 from kontext.inference.compile_cache import CompileCache, identity
 from kontext.inference.editor import Editor
-from kontext.inference.mode import Plan
 from kontext.inference.model import Model
+from kontext.inference.plan import Plan
 from kontext.inference.warm_up import warm_up
 from kontext.settings import Settings
 from kontext.startup.artifact_places import Directory, Store, open_place
@@ -50,7 +50,7 @@ from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 import random_model
 from kontext.inference.model import Model
-from kontext.inference.mode import EXACT
+from kontext.inference.plan import EXACT
 from kontext.contract.request import EditRequest
 from kontext.contract.size import Size
 from kontext.inference.warm_up import warm_up

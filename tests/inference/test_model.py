@@ -10,7 +10,7 @@ from torchao.utils import TorchAOBaseTensor
 from kontext import __version__
 from kontext.errors import BootError
 from kontext.inference import model, stand_in
-from kontext.inference.mode import EXACT, Plan
+from kontext.inference.plan import EXACT, Plan
 from kontext.inference.weights import Weights
 
 NAME = "black-forest-labs/FLUX.1-Kontext-dev"

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kontext.inference import mode, weights
+from kontext.inference.plan import Plan
 from kontext.settings import Settings
 from kontext.startup import stand_ins
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from kontext.inference.safety import SafetyChecker
 
 
-def plan(settings: Settings) -> mode.Plan:
+def plan(settings: Settings) -> Plan:
     """Return how the mode is executed on this machine's GPU.
 
     Raises:

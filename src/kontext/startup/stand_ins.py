@@ -43,7 +43,7 @@ def should_replace_model(settings: Settings) -> bool:
         return True
     if settings.production or settings.model_path:
         return False
-    return not (model.has_gpu() and weights.present(settings.model_id))
+    return not (model.has_gpu() and weights.are_present(settings.model_id))
 
 
 def start_embedded_bucket(resources: ExitStack) -> Settings:
