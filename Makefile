@@ -48,15 +48,15 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
 
 stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
-	PYTHONPATH=benchmarks $(BIN)/python builder/stand_in/train.py
+	PYTHONPATH=builder:benchmarks $(BIN)/python -m stand_in.train
 
 codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
-	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
+	PYTHONPATH=src:builder:benchmarks .venv-cuda/bin/python -m codegen_check
 
 # The checkout is the caller's, and needs einops, which nothing else here does.
 EINOPS := build/einops-0.8.2
 reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
-	PYTHONPATH=$(EINOPS):benchmarks $(BIN)/python builder/reference_check/check.py "$(BFL)"
+	PYTHONPATH=$(EINOPS):builder:benchmarks $(BIN)/python -m reference_check.check "$(BFL)"
 
 $(EINOPS):
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2

@@ -74,7 +74,9 @@ def main() -> None:
         prefix="boot-", dir=arguments.directory.resolve()
     ) as directory:
         checkpoint = Path(directory, "FLUX.1-Kontext-dev")
-        _in_process(f"from boot import build; build({str(checkpoint)!r}, {arguments.gigabytes})")
+        _in_process(
+            f"from boot_checkpoint import write; write({str(checkpoint)!r}, {arguments.gigabytes})"
+        )
         _measure(checkpoint, arguments)
 
 
@@ -90,43 +92,6 @@ def _parser() -> argparse.ArgumentParser:
         help="what leaves the page cache before each run; everything needs root (default: weights)",
     )
     return parser
-
-
-def build(path: str, gigabytes: float) -> None:
-    """Write the checkpoint: 70 % transformer in shards, 28 % T5, as the real one, CLIP and VAE."""
-    import random_model
-    import torch
-    from diffusers import FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(0)
-    pipeline = random_model.pipeline()
-    width, heads = 1536, 12
-    layer = 18 * width**2 * 2  # bytes of a single block, nearly
-    torch.set_default_dtype(torch.bfloat16)
-    pipeline.transformer = FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=max(1, int(0.7 * gigabytes * 1e9 / layer) - 5),
-        attention_head_dim=width // heads,
-        num_attention_heads=heads,
-        joint_attention_dim=1024,
-        pooled_projection_dim=pipeline.text_encoder.config.hidden_size,
-        guidance_embeds=True,
-        axes_dims_rope=(16, 56, 56),
-    )
-    t5_layer = (4 * 1024 * 1024 + 3 * 1024 * 4096) * 2
-    config = T5Config(
-        vocab_size=len(pipeline.tokenizer_2),
-        d_model=1024,
-        d_kv=64,
-        d_ff=4096,
-        num_layers=max(1, int(0.28 * gigabytes * 1e9 / t5_layer)),
-        num_heads=16,
-        feed_forward_proj="gated-gelu",
-    )
-    pipeline.text_encoder_2 = T5EncoderModel(config)
-    pipeline.to(torch.bfloat16).save_pretrained(path, max_shard_size="1GB")
 
 
 def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from diffusers import FluxKontextPipeline
+from flux_sizes import REDUCED
 from gpu_plans import find
 from gpu_subject import TRUE_CFG_SCALE, Subject
 from gpu_watch import Watch, relative_error
-from real_size import REDUCED
 
 from kontext.inference.editor import Editor
 from kontext.inference.model import Model

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flux_sizes import FULL
 from gpu_subject import Subject
 from PIL import Image
-from real_size import FULL
 
 from kontext.inference.weights import Weights
 

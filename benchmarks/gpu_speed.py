@@ -8,12 +8,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import FluxKontextPipeline
+from flux_sizes import FULL
 from gpu_plans import find
 from gpu_profile import profile_step
 from gpu_subject import Subject
 from gpu_watch import Watch, now, relative_error
 from gpu_work import tflop_per_step
-from real_size import FULL
 from torch._dynamo.utils import counters
 
 from kontext.inference import mode

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import flux_model
 import numpy as np
-import random_model
 import torch
 from diffusers import FluxKontextPipeline
 from diffusers.utils import logging as diffusers_logging
-from gpu_work import PROMPT_TOKENS, WIDTH
+from flux_sizes import FULL, TINY, Sizes
+from gpu_work import PROMPT_TOKENS
 from PIL import Image
-from real_size import Depth, pipeline
 from torch.nn.attention import restore_flash_attention_impl
 
 from kontext.contract.request import EditRequest
@@ -83,7 +83,8 @@ class Subject:
     @classmethod
     def real(cls) -> "Subject":
         """Return FLUX's own size, on this machine's GPU."""
-        size, shape = Size(1024, 1024), (PROMPT_TOKENS + 2 * 64 * 64, WIDTH, WIDTH // 128)
+        size, sizes = Size(1024, 1024), FULL.transformer
+        shape = (PROMPT_TOKENS + 2 * 64 * 64, sizes.width, sizes.heads)
         return cls("cuda", model.card(), size, 28, "inductor", _OTHER_SIZES, shape)
 
     @classmethod
@@ -110,13 +111,12 @@ class Subject:
         prices = (price for name, price in USD_PER_SECOND.items() if name in self.card.name)
         return next(prices, None)
 
-    def pipeline(self, depth: Depth, dtype: torch.dtype, device: str) -> FluxKontextPipeline:
-        """Build it; the same weights every time."""
-        built = (
-            random_model.pipeline().to(dtype)
-            if self.device == "cpu"
-            else pipeline(depth, dtype, device)
-        )
+    def pipeline(self, sizes: Sizes, dtype: torch.dtype, device: str) -> FluxKontextPipeline:
+        """Build a pipeline of these sizes, or a tiny one on a CPU; the same weights every time."""
+        if self.device == "cpu":
+            built = flux_model.pipeline(TINY).to(dtype)
+        else:
+            built = flux_model.pipeline(sizes, dtype, device)
         built.set_progress_bar_config(disable=True)
         return built
 

@@ -6,7 +6,10 @@ nothing else: no other kernel, no gap, no text encoder, no autoencoder.
 
 from typing import Any
 
-WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS = 3072, 19, 38
+from flux_sizes import FULL
+
+WIDTH = FULL.transformer.width
+DOUBLE_BLOCKS, SINGLE_BLOCKS = FULL.transformer.double_blocks, FULL.transformer.single_blocks
 PROMPT_TOKENS = 512
 
 PRODUCTS = {

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from real_size import vae
+from flux_model import autoencoder
+from flux_sizes import FULL
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -68,7 +69,7 @@ def milliseconds_to_gain(run: Callable[[], object]) -> float:
 def main() -> None:
     """Print the bound for one edit, which encodes a reference and decodes a result."""
     with torch.device("meta"):
-        model = vae().bfloat16()
+        model = autoencoder(FULL.autoencoder).bfloat16()
         image = torch.empty(1, 3, SIDE, SIDE, dtype=torch.bfloat16)
         latents = torch.empty(1, 16, SIDE // 8, SIDE // 8, dtype=torch.bfloat16)
         bound = {

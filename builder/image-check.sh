@@ -60,13 +60,13 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-import random_model
+import flux_model
 from kontext.inference import stand_in
 
 root, model = Path(sys.argv[1]), Path(sys.argv[1], sys.argv[2])
 for part in stand_in.classifier():
     part.save_pretrained(root / "Falconsai/nsfw_image_detection")
-random_model.pipeline().save_pretrained(model)
+flux_model.pipeline().save_pretrained(model)
 (model / "LICENSE.md").write_text("FLUX.1 [dev] Non-Commercial License")
 (model / "flux1-kontext-dev.safetensors").write_text("the same weights again")
 second = root / "CompVis/stable-diffusion-safety-checker"

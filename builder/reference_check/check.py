@@ -20,16 +20,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pair
 import torch
-from checkout import ADDRESS, NoCheckoutError, Reference, open_checkout
-from paths import Fault, Ours, Result, Theirs
 from PIL import Image
 
 from kontext.contract.request import EditRequest
 from kontext.contract.size import Size
 from kontext.images import reference as fitting
 from kontext.inference.edit import Edit
+
+from . import pair
+from .checkout import ADDRESS, NoCheckoutError, Reference, open_checkout
+from .paths import Fault, Ours, Result, Theirs
 
 MOST_ERROR = 1e-4
 """In float32, of the largest value; summation in another order was seen to cost 2e-6."""

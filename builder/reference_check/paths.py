@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from checkout import Reference
 from diffusers import FluxKontextPipeline
 from PIL import Image
 
@@ -14,6 +13,8 @@ from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 from kontext.inference.mode import EXACT
 from kontext.inference.model import Model
+
+from .checkout import Reference
 
 Fault = Literal["reference ids on another axis", "mu counts the reference", "guidance off by 0.25"]
 """What is planted into the reference's path, to show that the comparison would see it."""

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import flux_model
 import pytest
-import random_model
 import torch
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from PIL import Image
@@ -51,7 +51,7 @@ each_mode = pytest.mark.parametrize(
 
 def editor_for(plan: Plan) -> Editor:
     """Return an editor of the tiny pipeline, in bfloat16, as `plan` has it."""
-    pipeline = random_model.pipeline().to(torch.bfloat16)
+    pipeline = flux_model.pipeline().to(torch.bfloat16)
     acceleration.prepare(pipeline, plan)
     pipeline.set_progress_bar_config(disable=True)
     return Editor(Model(pipeline, "tiny", "none", plan), true_cfg_scale=2.5)
@@ -245,7 +245,7 @@ def test_weights_from_disk_make_the_image_of_weights_quantised_in_place(
 ) -> None:
     """However they get to the device, layer by layer or whole."""
     expected = editor_for(plan)
-    random_model.pipeline().to(torch.bfloat16).save_pretrained(tmp_path)
+    flux_model.pipeline().to(torch.bfloat16).save_pretrained(tmp_path)
     loaded = model.load("tiny", Weights(tmp_path, "none"), plan, device="cpu")
     loaded.pipeline.set_progress_bar_config(disable=True)
     editor = Editor(loaded, true_cfg_scale=2.5)
