@@ -12,28 +12,19 @@ own local server, which has neither queue nor worker process.
 import argparse
 import asyncio
 import json
-import os
 import random
-import socket
 import statistics
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from fake_handler import handler
+from local_servers import ControlPlane, our_server, rp_serve_api
 
-from kontext.local.server import Options, Server
-
-FAKE_HANDLER = Path(__file__).with_name("fake_handler.py")
 POLL_SECONDS = 0.1, 0.3
 """At random: each client has its own pace."""
 
@@ -44,7 +35,6 @@ must not always be in the same phase."""
 CHANCE = random.Random(0)  # noqa: S311 - no secret
 
 Found = dict[str, float]
-Plane = Mapping[str, str]
 
 
 def main() -> None:
@@ -74,11 +64,11 @@ def _parser() -> argparse.ArgumentParser:
 
 async def _measure(arguments: argparse.Namespace) -> Found:
     found = await _under_load(arguments)
-    async with _server() as (url, plane), _working(1, plane, Counter()):
+    async with our_server() as (url, plane), _working(1, plane, Counter()):
         found |= await _overheads("server alone", f"{url}/v2/any", arguments)
-    async with _server(sdk_workers=1) as (url, _):
+    async with our_server(sdk_workers=1) as (url, _):
         found |= await _overheads("server and SDK worker", f"{url}/v2/any", arguments)
-    async with _rp_serve_api() as url:
+    async with rp_serve_api() as url:
         found |= await _overheads("rp_serve_api", url, arguments)
     return found
 
@@ -89,7 +79,7 @@ async def _measure(arguments: argparse.Namespace) -> Found:
 async def _under_load(arguments: argparse.Namespace) -> Found:
     numbers, latencies, taken = iter(range(arguments.jobs)), list[float](), Counter[str]()
     async with (
-        _server() as (url, plane),
+        our_server() as (url, plane),
         _working(arguments.workers, plane, taken),
         aiohttp.ClientSession(f"{url}/v2/any/", connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
@@ -136,7 +126,7 @@ def _body(number: int, seconds: float) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _working(count: int, plane: Plane, taken: Counter[str]) -> AsyncIterator[None]:
+async def _working(count: int, plane: ControlPlane, taken: Counter[str]) -> AsyncIterator[None]:
     """Work off jobs during the block; count how often each is taken."""
     headers = {"Authorization": plane["RUNPOD_AI_API_KEY"]}
     async with aiohttp.ClientSession(headers=headers) as session:
@@ -150,7 +140,7 @@ async def _working(count: int, plane: Plane, taken: Counter[str]) -> AsyncIterat
 
 
 async def _work(
-    session: aiohttp.ClientSession, plane: Plane, name: str, taken: Counter[str]
+    session: aiohttp.ClientSession, plane: ControlPlane, name: str, taken: Counter[str]
 ) -> None:
     take = plane["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", name)
     done = plane["RUNPOD_WEBHOOK_POST_OUTPUT"].replace("$RUNPOD_POD_ID", name)
@@ -183,71 +173,6 @@ async def _overheads(what: str, url: str, arguments: argparse.Namespace) -> Foun
         f"{what}, median, ms": round(statistics.median(overheads), 2),
         f"{what}, worst, ms": round(max(overheads), 2),
     }
-
-
-# ---- The servers, each in a process of its own
-
-
-@asynccontextmanager
-async def _server(sdk_workers: int = 0) -> AsyncIterator[tuple[str, Plane]]:
-    """Run our server during the block; return its address and what a worker must know."""
-    spawn = get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    with tempfile.TemporaryDirectory() as directory:
-        process = spawn.Process(target=_serve, args=(Path(directory), sdk_workers, theirs))
-        process.start()
-        theirs.close()
-        try:
-            yield await asyncio.to_thread(ours.recv)
-        finally:
-            ours.close()
-            await asyncio.to_thread(process.join)
-
-
-def _serve(directory: Path, sdk_workers: int, pipe: Connection) -> None:
-    async def serve() -> None:
-        environment = {**os.environ, "RUNPOD_SKIP_GPU_CHECK": "true", "RUNPOD_LOG_LEVEL": "ERROR"}
-        workers = [environment] * sdk_workers
-        server = Server(Options(directory / "queue.sqlite", workers, FAKE_HANDLER))
-        stop = asyncio.Event()
-        pipe.send((server.url, server.control_plane))
-        its_end = asyncio.create_task(asyncio.to_thread(pipe.poll, None))
-        its_end.add_done_callback(lambda _: stop.set())
-        await server.run(stop)
-
-    asyncio.run(serve())
-
-
-@asynccontextmanager
-async def _rp_serve_api() -> AsyncIterator[str]:
-    """Run the SDK's own local server during the block."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(FAKE_HANDLER), "--rp_serve_api", "--rp_api_host", "127.0.0.1"),
-        *("--rp_api_port", str(port)),
-        env={**os.environ, "RUNPOD_LOG_LEVEL": "ERROR"},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        await _listening(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def _listening(port: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.1)
-            else:
-                writer.close()
-                return
 
 
 if __name__ == "__main__":
