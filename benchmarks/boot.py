@@ -1,8 +1,8 @@
-"""From process start to a ready pipeline, beside plain `from_pretrained`, with cold weights.
+"""Measure from process start to a ready pipeline, beside plain `from_pretrained`, weights cold.
 
-A synthetic checkpoint of the real layout and classes, bfloat16, random and of some gigabytes. All
-in fresh processes, on the CPU. Ready is a pipeline of which every page was touched, as the copy to
-a GPU would: loading onto a CPU maps the files and reads next to nothing.
+Each start is a fresh process on the CPU that loads a synthetic checkpoint of some gigabytes. Every
+page of the weights is touched before the pipeline counts as ready, as a copy to the GPU would do,
+because loading onto a CPU only maps the files.
 """
 
 import argparse
@@ -82,9 +82,15 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python benchmarks/boot.py", description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=6.0, help="of weights (default: 6)")
-    parser.add_argument("--repeat", type=int, default=7, help="medians of so many (default: 7)")
-    parser.add_argument("--directory", type=Path, default=BUILD, help="for the checkpoint")
+    parser.add_argument(
+        "--gigabytes", type=float, default=6.0, help="size of the weights (default: 6)"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=7, help="runs of which the median is taken (default: 7)"
+    )
+    parser.add_argument(
+        "--directory", type=Path, default=BUILD, help="where to write the checkpoint"
+    )
     parser.add_argument(
         "--cold",
         choices=["weights", "everything"],
@@ -107,7 +113,7 @@ def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
         "nothing": "",
     }
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(arguments.repeat):  # interleaved: a noisy neighbour then disturbs all alike
+    for _ in range(arguments.repeat):  # interleaved, so that other load disturbs all alike
         for name, program in programs.items():
             _cool(files, arguments.cold)
             seconds[name].append(_in_process(program, str(checkpoint)))
@@ -139,9 +145,9 @@ def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
 
 
 def _in_process(program: str, *arguments: str) -> float:
-    """Run a program in a fresh interpreter; return how long it took, start and end included.
+    """Run a program in a fresh interpreter and return its seconds, from start to exit.
 
-    It ends at once: tearing torch down is not part of a boot.
+    It exits without cleaning up, because a boot does not include tearing torch down.
     """
     ending = "\nimport os; os._exit(0)"
     began = time.perf_counter()
@@ -156,7 +162,7 @@ def _in_process(program: str, *arguments: str) -> float:
 
 
 def _cool(files: list[Path], what: str) -> None:
-    """Take the files, or all of the machine's, out of the page cache."""
+    """Remove the files, or everything, from the page cache."""
     os.sync()
     if what == "everything":
         DROP_CACHES.write_text("3")

@@ -1,7 +1,8 @@
-"""What a job costs besides the GPU, beside plain Pillow, `requests` and a new boto3 client a job.
+"""Measure a job's CPU time besides the GPU, beside a handler with Pillow, `requests` and boto3.
 
-CPU time, user and system, of this process and the decoders that it starts, not of the loopback
-server that a photograph is fetched from and its edit stored in. The decoder is cold at first.
+Counts user and system time of this process and of the decoders that it starts, but not of the
+loopback server from which a photograph is fetched and where its edit is stored. The decoder process
+is not running at first.
 """
 
 import argparse
@@ -32,7 +33,7 @@ PHOTOGRAPHS = {"1024*1024": Size(1024, 1024), "12 MP": Size(4000, 3000)}
 
 
 class Job(NamedTuple):
-    """What goes in, and what comes off the GPU."""
+    """A photograph, as URL, file and pixels, and what the GPU would make of it."""
 
     url: str
     content: bytes
@@ -51,7 +52,8 @@ def main() -> None:
         "--jobs",
         type=int,
         default=MOST_PICTURES,
-        help=f"whole ones of each size; baseline and phases a fifth (default: {MOST_PICTURES})",
+        help="jobs of each size; the baseline and single steps run a fifth as many "
+        f"(default: {MOST_PICTURES})",
     )
     arguments = parser.parse_args()
     with (
@@ -82,7 +84,7 @@ async def _measure(jobs: int) -> dict[str, float]:
 async def _costs(
     path: Ours | Plain, job: Job, jobs: int, servers: set[psutil.Process]
 ) -> list[float]:
-    """Return the CPU milliseconds of each phase, and of whole jobs."""
+    """Return the CPU milliseconds of each step and, last, of a whole job."""
 
     async def whole() -> None:
         await path.fit(await path.decode(await path.fetch(job.url)))
@@ -108,6 +110,7 @@ async def _costs(
 async def _cost(
     work: Callable[[], Awaitable[object]], times: int, servers: set[psutil.Process]
 ) -> float:
+    """Return the mean CPU milliseconds of the work."""
     before = _spent(servers)
     for _ in range(times):
         await work()
@@ -115,7 +118,7 @@ async def _cost(
 
 
 def _spent(servers: set[psutil.Process]) -> float:
-    """Return the CPU seconds of this process and its children, ended or not, but the servers."""
+    """Return the CPU seconds of this process and its children, ended ones too, without servers."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = time.process_time() + ended.ru_utime + ended.ru_stime
     for child in set(psutil.Process().children(recursive=True)) - servers:
@@ -133,7 +136,7 @@ async def _job(bucket: Bucket, size: Size) -> Job:
 
 
 def _photograph(size: Size) -> Image.Image:
-    """Return noise at every scale, the coarser the stronger, as photographs have it."""
+    """Return noise at every scale, stronger at coarser scales, as in photographs."""
     random = np.random.default_rng(0)
     levels = np.full((size.height, size.width, 3), 128.0, np.float32)
     for cells in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
