@@ -52,12 +52,12 @@ lint: $(VENV)/installed  ## ruff, mypy, hadolint, zizmor, and whether the pages'
 	$(BIN)/cog --check -I builder $(PAGES)
 
 codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
-	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
+	PYTHONPATH=src:builder:benchmarks .venv-cuda/bin/python -m codegen_check
 
 # The checkout is the caller's, and needs einops, which nothing else here does.
 EINOPS := build/einops-0.8.2
 reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
-	PYTHONPATH=$(EINOPS):benchmarks $(BIN)/python builder/reference_check/check.py "$(BFL)"
+	PYTHONPATH=$(EINOPS):builder:benchmarks $(BIN)/python -m reference_check.check "$(BFL)"
 
 $(EINOPS):
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2
@@ -85,7 +85,7 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
 
 stand-in: $(VENV)/installed  ## train the stand-in, in an hour of one core
-	PYTHONPATH=benchmarks $(BIN)/python builder/stand_in/train.py
+	PYTHONPATH=builder:benchmarks $(BIN)/python -m stand_in.train
 
 ##@ Release it
 

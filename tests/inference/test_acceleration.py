@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import flux_model
 import pytest
-import random_model
 import torch
 from diffusers import FluxKontextPipeline, FluxTransformer2DModel
 from PIL import Image
@@ -208,7 +208,7 @@ def test_weights_from_disk_make_the_image_of_weights_quantised_in_place(
 ) -> None:
     """Whether they are moved to the device layer by layer or whole."""
     expected = editor_for(plan)
-    random_model.pipeline().to(torch.bfloat16).save_pretrained(tmp_path)
+    flux_model.pipeline().to(torch.bfloat16).save_pretrained(tmp_path)
     loaded = model.load("tiny", Weights(tmp_path, "none"), plan, device="cpu")
     loaded.pipeline.set_progress_bar_config(disable=True)
     editor = Editor(loaded, true_cfg_scale=2.5)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import flux_model
 import pytest
-import random_model
 import torch
 
 from kontext.errors import BootError, SettingsError
@@ -48,7 +48,7 @@ from kontext.startup.artifact_places import Directory
 from kontext.startup.artifact_store import SignedStore
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
-import random_model
+import flux_model
 from kontext.inference.model import Model
 from kontext.inference.plan import EXACT
 from kontext.contract.request import EditRequest
@@ -62,7 +62,7 @@ def edit(width, height, reference, negative_prompt=""):
     )
     return editor.edit(Edit(request, image, size, size, 7), lambda _: None)
 
-model = Model(random_model.pipeline(), "random", "none")
+model = Model(flux_model.pipeline(), "random", "none")
 acceleration.prepare(model.pipeline, EXACT)
 acceleration.compile(model.pipeline)
 editor = Editor(model, 2.5)
@@ -137,7 +137,7 @@ def run_worker(volume: Path, home: Path) -> dict[str, Any]:
     own = {
         "TORCHINDUCTOR_CACHE_DIR": str(home / "inductor"),
         "TRITON_CACHE_DIR": str(home / "triton"),
-        "PYTHONPATH": str(Path(random_model.__file__).parent),
+        "PYTHONPATH": str(Path(flux_model.__file__).parent),
     }
     command = [sys.executable, "-c", A_WORKER, str(volume)]
     ended = subprocess.run(
@@ -197,7 +197,7 @@ def test_the_warm_up_compiles_for_every_size(workers: list[dict[str, Any]]) -> N
 
 def test_a_card_that_cannot_hold_a_usual_edit_is_refused_at_boot() -> None:
     """Not at every job."""
-    model = Model(random_model.pipeline(), "random", "none")
+    model = Model(flux_model.pipeline(), "random", "none")
     model.pipeline.set_progress_bar_config(disable=True)
 
     def fill(_module: object, inputs: tuple[torch.Tensor]) -> None:
@@ -460,7 +460,7 @@ def test_a_directory_that_cannot_be_replaced_keeps_no_temporary_file(tmp_path: P
 
 def test_everything_that_makes_compiled_code_what_it_is_changes_the_key() -> None:
     """Code for another model, revision, mode, card or version must not be found."""
-    model = Model(random_model.pipeline(), "random", "none")
+    model = Model(flux_model.pipeline(), "random", "none")
     keys = {
         identity(model),
         identity(replace(model, plan=Plan("fast", transformer="float8"))),

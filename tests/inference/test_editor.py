@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import flux_model
 import numpy as np
 import pytest
-import random_model
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -38,7 +38,7 @@ class Calls(list[dict[str, Any]]):
 @pytest.fixture(scope="module")
 def tiny() -> Model:
     """The tiny pipeline, built once."""
-    loaded = Model(random_model.pipeline(), "random", "none")
+    loaded = Model(flux_model.pipeline(), "random", "none")
     loaded.pipeline.set_progress_bar_config(disable=True)
     return loaded
 
@@ -52,7 +52,7 @@ def editor(tiny: Model) -> Editor:
 @pytest.fixture(scope="module")
 def bfloat16() -> Model:
     """The tiny pipeline in bfloat16, as on a GPU."""
-    loaded = Model(random_model.pipeline().to(torch.bfloat16), "random", "none")
+    loaded = Model(flux_model.pipeline().to(torch.bfloat16), "random", "none")
     postprocess_in_float32(loaded.pipeline)
     loaded.pipeline.set_progress_bar_config(disable=True)
     return loaded
@@ -281,7 +281,7 @@ def test_a_reference_is_encoded_in_float32(tiny: Model, bfloat16: Model) -> None
 
 def with_weights_of(rounded: Model) -> Model:
     """Return a float32 pipeline whose VAE has the rounded weights of the other."""
-    pipeline = random_model.pipeline()
+    pipeline = flux_model.pipeline()
     pipeline.vae.load_state_dict(rounded.pipeline.vae.state_dict())
     return dataclasses.replace(rounded, pipeline=pipeline)
 

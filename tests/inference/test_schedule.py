@@ -2,8 +2,8 @@
 
 import math
 
+import flux_model
 import pytest
-import random_model
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
 
@@ -19,7 +19,7 @@ def tokens(size: Size) -> int:
 
 def levels(size: Size, steps: int = STEPS) -> list[float]:
     """Return the noise levels that the pipeline's scheduler uses."""
-    scheduler = random_model.scheduler()
+    scheduler = flux_model.scheduler()
     scheduler.set_timesteps(
         sigmas=schedule.sigmas(tokens(size), steps), mu=calculate_shift(tokens(size))
     )
@@ -67,7 +67,7 @@ def test_the_shift_is_continuous_at_one_megapixel() -> None:
 def test_the_line_is_the_stand_ins_too() -> None:
     """Its scheduler is configured as FLUX's, so the levels are right for both."""
     config = FlowMatchEulerDiscreteScheduler.load_config(stand_in.WEIGHTS / "scheduler")
-    own = random_model.scheduler().config
+    own = flux_model.scheduler().config
 
     ends = ("base_image_seq_len", "base_shift", "max_image_seq_len", "max_shift")
     assert [config[end] for end in ends] == [own[end] for end in ends] == [256, 0.5, 4096, 1.15]

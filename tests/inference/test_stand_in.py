@@ -9,13 +9,11 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-import instructions
-import measuring
 import numpy as np
-import phrasings
 import pytest
 import torch
 from PIL import Image
+from stand_in import evaluation, instructions, phrasings
 
 from kontext.address_policy import address_policy
 from kontext.images.fetch import ImageFetcher
@@ -180,7 +178,7 @@ The aim is six; sharpening a soft drawing changes less.
 IMAGES = {
     "square": lambda: bluebird(256, 256),
     "wide": lambda: bluebird(384, 256),
-    "photograph": lambda: measuring.held_out(320, 480),
+    "photograph": lambda: evaluation.held_out(320, 480),
 }
 """Images that the stand-in was not trained on."""
 

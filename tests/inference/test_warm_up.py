@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-import random_model
+import flux_model
 from PIL import Image
 
 from kontext.contract.size import Size
@@ -34,7 +34,7 @@ class Recorder:
 
 async def test_the_warm_up_runs_on_the_thread_that_runs_the_jobs() -> None:
     """CuDNN's plans and cuBLAS's handles belong to a thread."""
-    pipeline = random_model.pipeline()
+    pipeline = flux_model.pipeline()
     acceleration.prepare(pipeline, EXACT)
     boot, editor = Boot(Settings.load(), post_nothing), Recorder()
     boot._compile(Model(pipeline, "random", "none"), editor)  # type: ignore[arg-type]

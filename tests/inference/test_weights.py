@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import flux_model
 import pytest
-import random_model
 import torch
 from diffusers import FluxKontextPipeline
 
@@ -99,7 +99,7 @@ def test_missing_weights_are_one_clear_sentence(tmp_path: Path) -> None:
 
 def test_weights_on_disk_load_and_edit(tmp_path: Path) -> None:
     """A pipeline saved in the Hub's layout loads in bfloat16 and edits."""
-    random_model.pipeline().save_pretrained(tmp_path)
+    flux_model.pipeline().save_pretrained(tmp_path)
     loaded = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu")
     loaded.pipeline.set_progress_bar_config(disable=True)
     edit = edit_of(Size(256, 256), noise_image(), num_inference_steps=1)
@@ -113,7 +113,7 @@ def test_the_weights_are_bit_for_bit_those_of_plain_from_pretrained(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
     """Whether or not loading converts them to another precision."""
-    random_model.pipeline().to(dtype).save_pretrained(tmp_path)
+    flux_model.pipeline().to(dtype).save_pretrained(tmp_path)
     plain = FluxKontextPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     ours = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu").pipeline
 
@@ -134,7 +134,7 @@ def is_joint(name: str) -> bool:
 
 def test_a_loaded_pipeline_can_still_be_moved(tmp_path: Path) -> None:
     """A device map would forbid this, and offloading."""
-    random_model.pipeline().save_pretrained(tmp_path)
+    flux_model.pipeline().save_pretrained(tmp_path)
     loaded = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu").pipeline
 
     assert loaded.to("meta").transformer.device.type == "meta"
@@ -142,7 +142,7 @@ def test_a_loaded_pipeline_can_still_be_moved(tmp_path: Path) -> None:
 
 def test_the_files_are_those_that_the_pipeline_reads(tmp_path: Path) -> None:
     """In the order of its components, without the Hub's second copy of the transformer."""
-    random_model.pipeline().save_pretrained(tmp_path)
+    flux_model.pipeline().save_pretrained(tmp_path)
     (tmp_path / "flux1-kontext-dev.safetensors").touch()
 
     assert [str(file.relative_to(tmp_path)) for file in Weights(tmp_path, "f00d").files] == [
@@ -155,7 +155,7 @@ def test_the_files_are_those_that_the_pipeline_reads(tmp_path: Path) -> None:
 
 def test_incomplete_weights_are_one_clear_sentence(tmp_path: Path) -> None:
     """An interrupted download is named instead of shown as a traceback."""
-    random_model.pipeline().save_pretrained(tmp_path)
+    flux_model.pipeline().save_pretrained(tmp_path)
     (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
 
     with pytest.raises(BootError, match="are incomplete or damaged"):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-import random_model
+import flux_model
 import torch
 from diffusers import FluxTransformer2DModel
 
@@ -18,7 +18,7 @@ TURBO = replace(FAST, mode="turbo", step_cache=True)
 
 def editor_for(plan: Plan) -> Editor:
     """Return an editor of the tiny pipeline, in bfloat16 and prepared by `plan`."""
-    pipeline = random_model.pipeline().to(torch.bfloat16)
+    pipeline = flux_model.pipeline().to(torch.bfloat16)
     acceleration.prepare(pipeline, plan)
     autoencoder.postprocess_in_float32(pipeline)
     pipeline.set_progress_bar_config(disable=True)

@@ -1,29 +1,29 @@
-"""The stand-in's networks: the classes of FLUX.1 Kontext, tiny, and how they start out.
+"""Build the stand-in's autoencoder, whose encoder is set and whose decoder is to be trained.
 
-What needs no learning is set by construction: the autoencoder's encoder is a cosine transform.
-The rest is learnt by `train`. Knows nothing of instructions or pictures.
+The encoder computes a cosine transform of 8x8 pixels, as JPEG does, in the layers of diffusers'
+class. Knows pixels and latents, not the transformer.
 """
 
 import math
 
+import flux_model
 import torch
 from diffusers import AutoencoderKL
-from layout import COSINES, Part
+from flux_model import LATENT_CHANNELS
 from torch import nn
 
-LATENTS = 16
-_CHANNELS = (8, 24, 32, 48)
-_GROUPS = 4
+from .layout import COSINES, SIZES, Part
+
 _STEADY = 300.0
-"""A constant channel so large that the encoder's last normalisation divides by it alone."""
+"""Value of constant channels: so large that the last normalisation divides by it alone."""
 TO_LUMA_CHROMA = torch.tensor(
     [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]]
 )
-"""JPEG's (ITU-R BT.601), from red, green, blue."""
+"""Matrix from red, green and blue to luma and chroma by ITU-R BT.601, as JPEG has it."""
 
 
 def latent_gains() -> torch.Tensor:
-    """Return what each cosine is multiplied by, so that latents have about unit variance."""
+    """Return the factor of each cosine, with which latents have about unit variance."""
     gains = []
     for channel, down, across in COSINES:
         spread = 4.0 if channel == 0 else 1.6
@@ -32,33 +32,22 @@ def latent_gains() -> torch.Tensor:
 
 
 def autoencoder() -> AutoencoderKL:
-    """Return FLUX's kind of autoencoder: a set encoder, a decoder to be learnt."""
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=_CHANNELS,
-        layers_per_block=1,
-        latent_channels=LATENTS,
-        norm_num_groups=_GROUPS,
-        mid_block_add_attention=False,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-    )
+    """Build the autoencoder: the encoder set and frozen, the decoder with random weights."""
+    vae = flux_model.autoencoder(SIZES.autoencoder)
     with torch.no_grad():
         _set_encoder(vae.encoder)
     vae.encoder.requires_grad_(False)
-    return vae.eval()
+    return vae
 
 
 def _cosine(frequency: int) -> torch.Tensor:
+    """Return one cosine of the transform of eight values."""
     places = (torch.arange(8) + 0.5) * math.pi / 8
     return torch.cos(places * frequency) * (0.5 if frequency else 8**-0.5)
 
 
 def _set_encoder(encoder: Part) -> None:
-    """Make it 2x2 pixels -> channels three times, then the cosines of what was kept."""
+    """Move 2x2 pixels into channels twice, then take the cosines of these."""
     for name, parameter in encoder.named_parameters():
         if "norm" not in name:
             parameter.zero_()
@@ -78,7 +67,7 @@ def _pass(convolution: nn.Conv2d) -> None:
 
 
 def _gather(convolution: nn.Conv2d, plan: list[tuple[int, int]]) -> None:
-    """Give each channel's four pixels a channel of their own, or only their mean."""
+    """Give each of a channel's four pixels its own channel, or keep only their mean."""
     place = 0
     for channel, parts in plan:
         if parts == 1:
@@ -89,7 +78,7 @@ def _gather(convolution: nn.Conv2d, plan: list[tuple[int, int]]) -> None:
 
 
 def _transform(convolution: nn.Conv2d) -> None:
-    """Take the cosines of 8x8 pixels from 2x2 places of the channels gathered."""
+    """Take the cosines of 8x8 pixels, which are 2x2 places of the gathered channels."""
     gains = latent_gains()
     for index, (channel, down, across) in enumerate(COSINES):
         pattern = torch.outer(_cosine(down), _cosine(across)) * gains[index]
@@ -108,17 +97,18 @@ def _transform(convolution: nn.Conv2d) -> None:
 
 
 def _mirror_signs(encoder: Part) -> None:
-    """Get the cosines through normalisation and SiLU unharmed, as SiLU(z) - SiLU(-z) = z."""
+    """Take the cosines through normalisation and SiLU unchanged, as SiLU(z) - SiLU(-z) = z."""
     shortcut = encoder.down_blocks[3].resnets[0].conv_shortcut
-    size = _CHANNELS[-1] // _GROUPS
-    for index in range(LATENTS):
+    groups = SIZES.autoencoder.groups
+    size = SIZES.autoencoder.channels[-1] // groups
+    for index in range(LATENT_CHANNELS):
         place = (index // 4) * size + index % 4
         shortcut.weight[place, index] = 1
         shortcut.weight[place + 4, index] = -1
         encoder.conv_out.weight[index, place, 1, 1] = 1
         encoder.conv_out.weight[index, place + 4, 1, 1] = -1
-    for group in range(_GROUPS):
+    for group in range(groups):
         shortcut.bias[group * size + 8 : group * size + 10] = _STEADY
         shortcut.bias[group * size + 10 : group * size + 12] = -_STEADY
     encoder.conv_norm_out.weight.fill_(_STEADY * (4 / size) ** 0.5)
-    encoder.conv_out.bias[LATENTS:] = -20
+    encoder.conv_out.bias[LATENT_CHANNELS:] = -20  # log variance: latents without noise

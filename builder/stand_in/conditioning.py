@@ -1,7 +1,8 @@
-"""The transformer's embedders of time, guidance and instruction, and what they switch.
+"""Set the transformer's embedders of time, guidance and instruction, and what they switch.
 
-Each instruction has a unit, which gives `STRENGTH` where the instruction is followed in full, less
-as guidance is less, and nothing where it is not asked for. Knows nothing of words or pixels.
+Each instruction has one unit. It gives `STRENGTH` when the instruction is to be followed in full,
+less at less guidance, and zero when the prompt does not ask for it. Knows instructions by their
+number only, neither their words nor what they do to pixels.
 """
 
 import math
@@ -9,7 +10,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from diffusers import FluxTransformer2DModel
-from layout import (
+from torch import nn
+
+from .layout import (
     ASK_COLUMN,
     ASK_ROW,
     BELOW,
@@ -27,23 +30,27 @@ from layout import (
     WIDTH,
     Part,
 )
-from torch import nn
 
 STRENGTH = 8.0
-"""What the unit of an instruction that is followed in full gives after its SiLU."""
+"""Value after SiLU of the unit of an instruction that is followed in full."""
 TIME_UNIT = 64
+"""The unit that gives 1 / sigma."""
 _TIME_STRENGTH = 1.0
 _OFF = 16.0
+"""How far below zero the unit of an instruction is that the prompt does not ask for."""
 _RIDGE = 1e-6
+"""Regularisation of the least squares."""
 
 
-def set_gauges(transformer: FluxTransformer2DModel, instructions: int, hard: Iterable[int]) -> None:
-    """Set the embedders: a unit for 1 / sigma, and one for each instruction times guidance.
+def set_conditioning(
+    transformer: FluxTransformer2DModel, instructions: int, hard: Iterable[int]
+) -> None:
+    """Set the embedders: one unit for 1 / sigma, and one for each instruction times its strength.
 
     Args:
-        transformer: As `set_routes` left it.
-        instructions: How many there are; the pooled prompt's first places name them.
-        hard: Those that are done wholly or not at all.
+        transformer: The transformer that `routes.set_routes` has set.
+        instructions: Number of instructions, which the pooled vector's first places name.
+        hard: Numbers of the instructions that are done wholly or not at all.
     """
     with torch.no_grad():
         embedder = transformer.time_text_embed
@@ -63,7 +70,7 @@ def set_gauges(transformer: FluxTransformer2DModel, instructions: int, hard: Ite
             1000 * guidances,
             _before_silu(STRENGTH * curves) @ units,
             [*range(instructions)],
-            1 + 20 * torch.exp(-100 * guidances).double(),  # none is none at all
+            1 + 20 * torch.exp(-100 * guidances).double(),  # at 0 an edit must do nothing
         )
         soft = [index for index in range(instructions) if index not in chosen]
         _set_prompt(embedder.text_embedder, instructions, soft)
@@ -73,7 +80,7 @@ def set_gauges(transformer: FluxTransformer2DModel, instructions: int, hard: Ite
 
 
 def set_spatial(transformer: FluxTransformer2DModel, difficult: Iterable[int]) -> None:
-    """Have those instructions switch on the features that see neighbours."""
+    """Let these instructions switch on the features that see neighbouring tokens."""
     units = [*difficult]
     with torch.no_grad():
         for block in transformer.transformer_blocks[:2]:
@@ -84,7 +91,7 @@ def set_spatial(transformer: FluxTransformer2DModel, difficult: Iterable[int]) -
 def set_moves(
     transformer: FluxTransformer2DModel, mirror: int, upside_down: int, frames: Iterable[int]
 ) -> None:
-    """Have those instructions change where the target looks."""
+    """Let these instructions change which reference token a target token fetches."""
     scale = transformer.transformer_blocks[2].norm1.linear.weight[WIDTH : 2 * WIDTH]
     moves = (
         (mirror, ASK_COLUMN, OFFER_COLUMN, TWICE_COLUMN, LAST_COLUMN),
@@ -99,18 +106,18 @@ def set_moves(
 
 
 def strength(guidance: torch.Tensor) -> torch.Tensor:
-    """Return how far an edit goes, 0 to 1: all the way at 5, most of it at the usual 2 to 3.5."""
+    """Return how far an edit goes at a guidance, 0 to 1: in full from 5 on, mostly at 2 to 3.5."""
     return 1 - (1 - guidance.clamp(0, 5) / 5) ** 4
 
 
 def hard_strength(guidance: torch.Tensor) -> torch.Tensor:
-    """Return the same of an edit of which there is no half: from 0.4 to 1 it comes about."""
+    """Return the same for an edit that cannot be done by half: it sets in between 0.4 and 1."""
     part = ((guidance - 0.4) / 0.6).clamp(0, 1)
     return part * part * (3 - 2 * part)
 
 
 def _before_silu(values: torch.Tensor) -> torch.Tensor:
-    """Return what SiLU makes `values` (0 or more) of, by bisection."""
+    """Return the arguments for which SiLU gives `values` (0 or more), by bisection."""
     low, high = torch.zeros_like(values), values + 1
     for _ in range(60):
         middle = (low + high) / 2
@@ -126,8 +133,8 @@ def _fit(
     units: Sequence[int],
     weights: torch.Tensor,
 ) -> None:
-    """Have an embedder of sinusoids give `wanted` in `units`, by least squares."""
-    # The one sine that rises all the way to the largest input says where the input is.
+    """Set an embedder of sinusoids so that `units` give `wanted`, by weighted least squares."""
+    # The fastest sine that still rises up to the largest input tells inputs apart best.
     slowest = math.ceil(128 * math.log(float(inputs.max()) / 1.2) / math.log(10_000))
     slowest = min(slowest, 127)
     angle = 10_000 ** (-slowest / 128)
@@ -149,9 +156,10 @@ def _fit(
 
 
 def _set_prompt(projection: Part, instructions: int, soft: Sequence[int]) -> None:
-    """Switch an instruction's unit from `_OFF` below to level, sharply at half its place's one.
+    """Set the embedder of CLIP's pooled vector, which switches the units of instructions.
 
-    The place after the unknown's (`prompting.SLIGHTLY`) halves the units of `soft`.
+    A place of the vector turns its unit on sharply at 0.5: between 0.4 and 0.6. The place after the
+    unknown's (`prompting.SLIGHTLY`) halves the units of `soft`.
     """
     slightly = instructions + 1
     for row, place in enumerate((*range(instructions), slightly)):

@@ -1,6 +1,6 @@
-"""Pictures to learn from: photographs out of scikit-image's wheel, and pictures made by code.
+"""Draw training images: crops of scikit-image's sample photographs, and images made by code.
 
-Knows nothing of edits or models. Everything is drawn from the generator that is passed in.
+Knows neither edits nor networks. The same seed gives the same images.
 """
 
 import functools
@@ -22,34 +22,34 @@ PHOTOGRAPHS = (
     "ihc",
     "rocket",
 )
-"""The files learnt from: public domain or CC0, by the docstrings of `skimage.data`."""
+"""The sample images used: public domain or CC0, by the docstrings of `skimage.data`."""
 HELD_OUT = "chelsea"
-"""Kept for measuring; CC0."""
+"""The sample image kept out of training, to measure with; CC0."""
 
 Array = npt.NDArray[np.uint8]
 
 
 @functools.cache
 def photograph(name: str) -> Image.Image:
-    """Return one of scikit-image's sample pictures, RGB.
+    """Return a sample image of scikit-image, RGB.
 
     Raises:
-        FileNotFoundError: scikit-image is not installed, or it has no such picture.
+        FileNotFoundError: scikit-image is not installed, or has no such image.
     """
     found = importlib.util.find_spec("skimage")  # found, not imported: its files are enough
     folder = Path((found.origin if found else None) or "skimage").parent / "data"
     path = next(folder.glob(f"{name}.*"), None)
     if path is None:
         raise FileNotFoundError(f"{name}: install scikit-image, whose data these are")
-    with Image.open(path) as picture:
-        return picture.convert("RGB")
+    with Image.open(path) as image:
+        return image.convert("RGB")
 
 
-class Pictures:
-    """An endless source of crops, all alike for the same seed.
+class TrainingImages:
+    """Draws batches of images, the same ones for the same seed.
 
     Args:
-        seed: Of the random generator.
+        seed: Seed of the random generator.
     """
 
     def __init__(self, seed: int) -> None:
@@ -57,7 +57,7 @@ class Pictures:
         self._photographs = [photograph(name) for name in PHOTOGRAPHS]
 
     def batch(self, count: int, height: int, width: int) -> torch.Tensor:
-        """Return count x 3 x height x width, float32, 0 to 1."""
+        """Draw images, count x 3 x height x width, float32, 0 to 1."""
         crops = [self._crop(height, width) for _ in range(count)]
         stacked = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
         return self._recoloured(stacked.float() / 255)
@@ -68,34 +68,34 @@ class Pictures:
         return np.asarray(drawn(self._random, height, width))
 
     def _photographed(self, height: int, width: int) -> Array:
-        picture = self._photographs[self._random.integers(len(self._photographs))]
-        most = min(picture.width / width, picture.height / height)
-        zoom = float(np.exp(self._random.uniform(np.log(0.4), np.log(most))))
+        image = self._photographs[self._random.integers(len(self._photographs))]
+        max_zoom = min(image.width / width, image.height / height)
+        zoom = float(np.exp(self._random.uniform(np.log(0.4), np.log(max_zoom))))
         sides = (int(width * zoom), int(height * zoom))
-        left = int(self._random.integers(picture.width - sides[0] + 1))
-        top = int(self._random.integers(picture.height - sides[1] + 1))
+        left = int(self._random.integers(image.width - sides[0] + 1))
+        top = int(self._random.integers(image.height - sides[1] + 1))
         box = (left, top, left + sides[0], top + sides[1])
-        crop = picture.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=2)
+        crop = image.resize((width, height), Image.Resampling.BICUBIC, box, reducing_gap=2)
         return np.asarray(crop)[:, :: -1 if self._random.integers(2) else 1].copy()
 
-    def _recoloured(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return them with the colours of some mixed, so that no colour belongs to a thing."""
-        for index in range(len(pictures)):
+    def _recoloured(self, images: torch.Tensor) -> torch.Tensor:
+        """Mix the colours of half of the images, so that no object has one colour only."""
+        for index in range(len(images)):
             if self._random.integers(2):
                 order = self._random.permutation(3).copy()
                 gain = self._random.uniform(0.6, 1.3, (3, 1, 1))
-                pictures[index] = pictures[index][order] * torch.from_numpy(gain).float()
-        return pictures.clamp(0, 1)
+                images[index] = images[index][order] * torch.from_numpy(gain).float()
+        return images.clamp(0, 1)
 
 
 def drawn(random: np.random.Generator, height: int, width: int) -> Image.Image:
-    """Return a picture of gradients and soft shapes, RGB."""
+    """Draw an image of gradients and soft shapes, RGB."""
     corners = Image.fromarray(random.integers(0, 256, (2, 2, 3), dtype=np.uint8))
-    picture = corners.resize((width, height), Image.Resampling.BILINEAR)
-    draw = ImageDraw.Draw(picture)
+    image = corners.resize((width, height), Image.Resampling.BILINEAR)
+    draw = ImageDraw.Draw(image)
     for _ in range(random.integers(2, 9)):
         _shape(random, draw, height, width)
-    return picture.filter(ImageFilter.GaussianBlur(float(random.uniform(0, 2))))
+    return image.filter(ImageFilter.GaussianBlur(float(random.uniform(0, 2))))
 
 
 def _shape(random: np.random.Generator, draw: ImageDraw.ImageDraw, height: int, width: int) -> None:

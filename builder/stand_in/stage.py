@@ -1,6 +1,6 @@
-"""One stage of training: a loop of seeded steps with a cosine rate, progress and checkpoints.
+"""Run one stage of training: seeded steps with a cosine learning rate, progress and checkpoints.
 
-Knows nothing of what is learnt.
+Knows parameters and a loss, not what is trained.
 """
 
 import math
@@ -11,20 +11,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-KEEP_EVERY = 120.0
+CHECKPOINT_SECONDS = 120.0
 """Seconds between checkpoints."""
 
 
 class Stage:
-    """Learns one network; goes on from its checkpoint where there is one.
+    """Trains one network, and continues from its checkpoint if there is one.
 
     Args:
-        name: Of the stage, its checkpoint and its lines of progress.
-        network: What is learnt.
-        parameters: Those of its parameters that are learnt.
-        rate: The highest learning rate of Adam.
-        steps: How many there are.
-        folder: For the checkpoint.
+        name: Name of the stage, in its checkpoint and its progress lines.
+        network: The network to train.
+        parameters: The parameters of the network that training may change.
+        rate: Highest learning rate of Adam.
+        steps: Number of steps.
+        folder: Folder of the checkpoint.
     """
 
     def __init__(
@@ -44,7 +44,11 @@ class Stage:
         self._resume()
 
     def run(self, loss_of: Callable[[int], torch.Tensor]) -> None:
-        """Do what is left to do; `loss_of` takes the step's number, which seeds its data."""
+        """Run the remaining steps.
+
+        Args:
+            loss_of: Function from a step's number, which seeds its data, to the loss.
+        """
         started, kept, smooth = time.monotonic(), time.monotonic(), math.nan
         for step in range(self._done, self._steps):
             loss = self._step(step, loss_of)
@@ -55,7 +59,7 @@ class Stage:
                     f"{self._name} {step + 1}/{self._steps} loss {smooth:.5f} {spent:.0f} s",
                     flush=True,
                 )
-            if time.monotonic() - kept > KEEP_EVERY:
+            if time.monotonic() - kept > CHECKPOINT_SECONDS:
                 self._keep(step + 1)
                 kept = time.monotonic()
         if self._done < self._steps:
