@@ -160,7 +160,7 @@ def test_help_shows_every_target() -> None:
     ).stdout
 
     assert targets == phony == set(re.findall(r"^  ([a-z-]+) ", shown, re.MULTILINE))
-    assert len(re.findall(r"^\S", shown, re.MULTILINE)) == len(re.findall(r"^##@", makefile, re.MULTILINE))
+    assert len(re.findall(r"^\S", shown, re.MULTILINE)) == len(re.findall(r"^##@", makefile, re.M))
 
 
 def test_the_workflows_call_the_makefile() -> None:
