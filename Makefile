@@ -32,13 +32,15 @@ test: $(VENV)/installed .venv-s3/installed  ## run every test, PROCESSES=3
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # Those that need no S3 server, worker process or model, and do not import torch.
-FAST := tests/contract tests/images tests/jobs tests/storage/test_location.py \
-    tests/inference/test_mode.py tests/test_layers.py tests/test_logs.py tests/test_settings.py
+FAST := tests/contract tests/images tests/jobs tests/inference/test_mode.py \
+    tests/storage/test_location.py tests/storage/test_object_key.py tests/test_address_policy.py \
+    tests/test_fuzz.py tests/test_layers.py tests/test_links.py tests/test_logs.py \
+    tests/test_settings.py
 test-fast: $(VENV)/installed  ## run the tests that need less than a minute
 	$(BIN)/python -m pytest $(PARALLEL) $(FAST)
 
 coverage: $(VENV)/installed .venv-s3/installed  ## run every test and show what none reaches
-	$(BIN)/python -m pytest $(PARALLEL) --cov
+	$(BIN)/python -m pytest $(PARALLEL) --cov=kontext
 
 lint: $(VENV)/installed  ## ruff, mypy, hadolint, zizmor, and whether the pages' tables are up to date
 	$(BIN)/ruff check $(SOURCES)

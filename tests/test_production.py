@@ -20,7 +20,7 @@ from PIL import Image
 
 from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerShutdown
 from kontext.local.jobs import Status
-from kontext.local.worker_api import POLL_SECONDS
+from kontext.local.worker_api import POLL_TIMEOUT_SECONDS
 from kontext.storage import embedded_bucket
 from tests.local.served import group, until
 from tests.support.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
@@ -339,7 +339,7 @@ async def test_an_idle_worker_that_gets_sigterm_does_not_wait_for_its_poll(tmp_p
         await until(lambda: obedient.endpoint.recorder.polls > 1)  # without a job it is held
         obedient.worker.process.send_signal(signal.SIGTERM)
 
-        assert await obedient.worker.exit_code(POLL_SECONDS / 2) == 0
+        assert await obedient.worker.exit_code(POLL_TIMEOUT_SECONDS / 2) == 0
 
 
 async def test_an_unexpected_exception_is_one_fixed_sentence_and_a_whole_cause_in_the_log(

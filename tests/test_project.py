@@ -47,20 +47,24 @@ def environment_with(folder: Path, wheel: Path, requirements: list[str]) -> Path
     Returns:
         Its Python.
     """
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     (site_packages,) = folder.glob("lib/python*/site-packages")
     for name in closure(requirements):
-        for file in distribution(name).files or ():
-            place = site_packages if file.parts[0] != ".." else folder / "bin"
-            entry = place / (file.parts[0] if place == site_packages else file.name)
-            source = distribution(name).locate_file(file)
-            if place == site_packages:
-                source = distribution(name).locate_file(file.parts[0])
-            if not entry.exists() and Path(str(source)).exists():
-                entry.symlink_to(Path(str(source)).resolve())
-    unzip = [sys.executable, "-m", "zipfile", "-e", wheel, site_packages]
+        link_distribution(name, site_packages, folder / "bin")
+    unzip = [sys.executable, "-m", "zipfile", "-e", str(wheel), str(site_packages)]
     subprocess.run(unzip, check=True)
     return folder / "bin/python"
+
+
+def link_distribution(name: str, site_packages: Path, programs: Path) -> None:
+    """Link a distribution's packages and programs."""
+    installed = distribution(name)
+    for top in {file.parts[0] for file in installed.files or ()} - {".."}:
+        if not (site_packages / top).exists():
+            (site_packages / top).symlink_to(str(installed.locate_file(top)))
+    for file in installed.files or ():
+        if file.parts[-2:-1] == ("bin",) and not (programs / file.name).exists():
+            (programs / file.name).symlink_to(str(installed.locate_file(file)))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_local(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the local server's program."""
-    command = [python, "-m", "kontext.local", *arguments]
+    command = [str(python), "-m", "kontext.local", *arguments]
     clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
 
@@ -110,7 +114,10 @@ def test_a_plain_install_names_the_extra(wheel: Path, tmp_path: Path) -> None:
 def test_the_wheel_holds_the_packages_and_the_stand_in(wheel: Path) -> None:
     """Every module is part of it, and the weights that a laptop runs."""
     listed = subprocess.run(
-        [sys.executable, "-m", "zipfile", "-l", wheel], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "zipfile", "-l", str(wheel)],
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     modules = [str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.py")]
 
@@ -160,7 +167,9 @@ def test_help_shows_every_target() -> None:
     ).stdout
 
     assert targets == phony == set(re.findall(r"^  ([a-z-]+) ", shown, re.MULTILINE))
-    assert len(re.findall(r"^\S", shown, re.MULTILINE)) == len(re.findall(r"^##@", makefile, re.M))
+    assert len(re.findall(r"^\S", shown, re.MULTILINE)) == len(
+        re.findall(r"^##@", makefile, re.MULTILINE)
+    )
 
 
 def test_the_workflows_call_the_makefile() -> None:

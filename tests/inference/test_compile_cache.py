@@ -161,6 +161,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @needs_a_compiler
+@pytest.mark.timeout(600)  # whichever of these comes first has two workers compile
 def test_the_first_worker_compiles_and_keeps_it(workers: list[dict[str, Any]]) -> None:
     """Nothing was there: every graph is a miss."""
     first = workers[0]

@@ -84,7 +84,7 @@ def an_edit(size: Size = SMALL, source: Image.Image | None = None, **other: Any)
     return edit_of(size, **{"reference": fitted, "num_inference_steps": 2, **other})
 
 
-side = st.integers(min_value=256, max_value=900)
+side = st.integers(min_value=256, max_value=512)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])

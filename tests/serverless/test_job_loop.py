@@ -12,6 +12,9 @@ import pytest
 import pytest_asyncio
 from starlette.responses import Response
 
+from kontext.errors import OutOfMemory
+from kontext.local.jobs import Status
+from tests.local.served import until
 from tests.support.obedient import Obedient, start_obedient
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -102,3 +105,33 @@ async def test_eight_buckets_that_hang_do_not_delay_the_next_job(
 
     assert obedient.gpu_events_since(30)[-4:] == ["enter 40", "step 40", "step 40", "leave 40"]
     assert not any(obedient.endpoint.results(job_id) for job_id in hanging)
+
+
+@pytest.mark.parametrize("answer", ["null", '"job"', '[{"input": {}}]', '{"id": 7}', "{"])
+async def test_an_answer_that_is_no_job_is_a_poll_that_fails(
+    obedient: Obedient, answer: str
+) -> None:
+    """Else the SDK's loop would end on it, and the worker with the loop."""
+    recorder = obedient.endpoint.recorder
+    await obedient.endpoint.result(obedient.send(49))
+    recorder.instead["/job-take/"] = Response(answer, media_type="application/json")
+    await obedient.endpoint.result(obedient.send(50))  # the poll for it was held already
+    polls = recorder.polls
+    await until(lambda: recorder.polls > polls + 1)
+    recorder.instead.clear()
+
+    assert "output" in await obedient.endpoint.result(obedient.send(51))
+    assert obedient.worker.process.returncode is None
+
+
+async def test_after_a_job_that_asks_for_another_worker_none_is_taken(tmp_path: Path) -> None:
+    """What it has it answers; what waits is left to the worker that comes."""
+    async with start_obedient(tmp_path) as obedient:
+        spent, waiting = obedient.send(70, "memory not freed"), obedient.send(71)
+        code = await obedient.worker.exit_code()
+
+        assert code == 1
+        (post,) = obedient.endpoint.results(spent)
+        assert post == {"id": spent, "error": OutOfMemory.example, "stopPod": True}
+        assert await obedient.endpoint.status(waiting) == Status.IN_QUEUE
+        assert "the worker ends, so that another one starts" in obedient.worker.log

@@ -21,7 +21,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kontext.local.jobs import Status, Submission
-from tests.local.served import PATIENCE, Served, serving, until
+from tests.local.served import INHERITED, PATIENCE, Served, serving, until
 
 WORKER = "pod-1"
 
@@ -122,7 +122,7 @@ class Endpoint:
 
     async def result(self, job_id: str) -> dict[str, Any]:
         """Wait for a job's end and return the first final post about it."""
-        await self.served.server.queue.finished(job_id, PATIENCE)
+        await self.served.server.queue.wait_until_finished(job_id, PATIENCE)
         return self.results(job_id)[0]
 
     async def status(self, job_id: str) -> Status:
@@ -147,9 +147,10 @@ class Endpoint:
 async def serve_endpoint(directory: Path) -> AsyncIterator[Endpoint]:
     """Serve while the block runs; the worker sends a heartbeat each second."""
     recorder = Recorder()
-    async with serving(directory, workers=0, hung_seconds=6, wrap=recorder) as served:
+    async with serving(directory, workers=0, hung_timeout_seconds=6, wrap=recorder) as served:
         yield Endpoint(served, recorder)
-        served.server.queue.drain(WORKER)  # or the server would wait for its held polls
+        # Or the server would wait for the polls that it holds.
+        served.server.queue.close_worker(WORKER)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ async def start_worker(
     script: Path, environment: Mapping[str, str], output: Path
 ) -> AsyncIterator[WorkerProcess]:
     """Run a worker while the block runs, without this process's environment variables."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     inherited["OMP_NUM_THREADS"] = "1"  # the model is tiny, and other processes need the cores
     inherited["MIN_GENERATION_MEGAPIXELS"] = "0"  # small images, quickly
     with output.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Connections that send too little, too slowly or too often, and a queue that is full."""
+"""Half-open connections, interrupted uploads, and a queue that is full."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ HALVES = {
 async def connect(
     server: Server, sent: bytes = b""
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection and send so much."""
+    """Open a connection and send some bytes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(server.url).port)
     writer.write(sent)
     await writer.drain()
@@ -39,8 +39,8 @@ async def connect(
 
 @pytest.mark.parametrize("sent", HALVES.values(), ids=HALVES)
 async def test_a_half_sent_request_is_closed(serve: Serve, sent: bytes) -> None:
-    """Its connection is not kept for ever."""
-    async with serve(read_seconds=READ_SECONDS) as server:
+    """A connection is closed when its request does not arrive in time."""
+    async with serve(read_timeout_seconds=READ_SECONDS) as server:
         reader, writer = await connect(server, sent)
         async with asyncio.timeout(20):
             with contextlib.suppress(ConnectionResetError):
@@ -48,9 +48,9 @@ async def test_a_half_sent_request_is_closed(serve: Serve, sent: bytes) -> None:
         writer.close()
 
 
-async def test_a_dripped_request_is_closed(serve: Serve) -> None:
-    """Each byte buys no more time."""
-    async with serve(read_seconds=READ_SECONDS) as server:
+async def test_a_slowly_sent_request_is_closed(serve: Serve) -> None:
+    """Further bytes do not extend the time."""
+    async with serve(read_timeout_seconds=READ_SECONDS) as server:
         reader, writer = await connect(server, HEAD)
         async with asyncio.timeout(20):
             while not reader.at_eof():
@@ -61,16 +61,16 @@ async def test_a_dripped_request_is_closed(serve: Serve) -> None:
 
 
 async def test_an_answer_may_take_longer(serve: Serve) -> None:
-    """The deadline is for what the client sends."""
-    async with serve(read_seconds=READ_SECONDS) as server, client_of(server) as client:
+    """The timeout is for the request only."""
+    async with serve(read_timeout_seconds=READ_SECONDS) as server, client_of(server) as client:
         answer = await client.post("/runsync", params={"wait": 1500}, json={"input": {}})
 
     assert answer.json()["status"] == "IN_QUEUE"
 
 
-async def test_half_open_connections_keep_nobody_out(serve: Serve) -> None:
-    """The oldest of them gives way to one more; who waits for an answer keeps its place."""
-    async with serve(most_connections=20) as server, client_of(server) as client:
+async def test_half_open_connections_keep_no_client_out(serve: Serve) -> None:
+    """The oldest half-open one is closed for a new one; one that awaits its answer is kept."""
+    async with serve(max_connections=20) as server, client_of(server) as client:
         waiting = asyncio.create_task(
             client.post("/runsync", params={"wait": 30_000}, json={"input": {}})
         )
@@ -92,10 +92,10 @@ async def test_half_open_connections_keep_nobody_out(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("path", [b"run", b"runsync", b"job-done/worker-1/x"])
-async def test_a_broken_off_upload_is_one_line_for_who_debugs(
+async def test_an_interrupted_upload_is_one_line_of_the_debug_log(
     serve: Serve, path: bytes, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """No traceback: it is nobody's fault here."""
+    """It is no error of the server, so there is no traceback."""
     caplog.set_level(logging.DEBUG, "kontext")
     async with serve() as server:
         head = HEAD.replace(b"/run ", b"/" + path + b" ") + b"Authorization: "
@@ -104,7 +104,7 @@ async def test_a_broken_off_upload_is_one_line_for_who_debugs(
         await asyncio.sleep(0.2)
         writer.close()
         async with asyncio.timeout(20):
-            while "broken off" not in caplog.text:  # noqa: ASYNC110 - nobody tells of it
+            while "broken off" not in caplog.text:  # noqa: ASYNC110 - there is no event
                 await asyncio.sleep(0.02)
 
     lines = [record for record in caplog.records if record.name in {"kontext", "uvicorn.error"}]
@@ -113,9 +113,9 @@ async def test_a_broken_off_upload_is_one_line_for_who_debugs(
     assert "Traceback" not in capfd.readouterr().err
 
 
-async def test_a_full_queue_takes_no_more(serve: Serve) -> None:
-    """It is said with 429, as any excess at Runpod is; a job that was taken makes room."""
-    async with serve(most_waiting=2) as server, client_of(server) as client:
+async def test_a_full_queue_refuses_jobs(serve: Serve) -> None:
+    """The answer is 429, as for any limit of Runpod; a job that a worker takes makes room."""
+    async with serve(max_waiting_jobs=2) as server, client_of(server) as client:
         codes = [(await client.post("/run", json={"input": {}})).status_code for _ in range(2)]
         refused = [
             await client.post("/run", json={"input": {}}),
