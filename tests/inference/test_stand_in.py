@@ -66,12 +66,12 @@ class Client:
         """The content of the file that was stored last."""
         return self._shelf.file.content
 
-    async def edit(self, picture: torch.Tensor, prompt: str, **fields: object) -> torch.Tensor:
-        """Return the edited picture; at full guidance and in 4 steps, if nothing else is asked."""
-        height, width = picture.shape[-2:]
+    async def edit(self, image: torch.Tensor, prompt: str, **fields: object) -> torch.Tensor:
+        """Return the edited image; by default at full guidance and in 4 steps."""
+        height, width = image.shape[-2:]
         job = {
             "prompt": prompt,
-            "image": data_url(picture),
+            "image": data_url(image),
             "size": f"{width}*{height}",
             "guidance": 5,
             "num_inference_steps": 4,
