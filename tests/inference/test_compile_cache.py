@@ -34,7 +34,7 @@ needs_a_compiler = pytest.mark.skipif(
 )
 
 SECRET = "the deployer's secret"
-ARTEFACT = b"compiled code"
+ARTIFACT = b"compiled code"
 KEY = "this model on this card"
 
 A_WORKER = """
@@ -83,7 +83,7 @@ print(json.dumps({
     "hits": counters["inductor"]["fxgraph_cache_hit"],
     "misses": counters["inductor"]["fxgraph_cache_miss"],
     "traced_hits": counters["aot_autograd"]["autograd_cache_hit"],
-    "traced_anew": counters["aot_autograd"]["autograd_cache_saved"],
+    "traced_again": counters["aot_autograd"]["autograd_cache_saved"],
     "image": hashlib.sha256(numpy.asarray(image).tobytes()).hexdigest(),
 }))
 """
@@ -121,7 +121,7 @@ class Volume:
 def volume(tmp_path: Path) -> Volume:
     """A network volume with one signed artifact that is nothing to torch."""
     volume = Volume(tmp_path / "volume")
-    volume.signed().write(KEY, ARTEFACT)
+    volume.signed().write(KEY, ARTIFACT)
     return volume
 
 
@@ -168,17 +168,17 @@ def test_the_first_worker_compiles_and_keeps_it(workers: list[dict[str, Any]]) -
 
     assert (first["loaded"], first["saved"]) == (False, True)
     assert (first["hits"], first["misses"]) == (0, first["graphs"])
-    assert first["traced_anew"] == first["graphs"] > 0
+    assert first["traced_again"] == first["graphs"] > 0
 
 
 @needs_a_compiler
-def test_the_second_worker_compiles_nothing_anew(workers: list[dict[str, Any]]) -> None:
+def test_the_second_worker_compiles_nothing(workers: list[dict[str, Any]]) -> None:
     """Every graph is a hit, in both of torch's caches, so there is nothing to keep again."""
     second = workers[1]
 
     assert (second["loaded"], second["saved"]) == (True, False)
     assert (second["hits"], second["misses"]) == (second["graphs"], 0)
-    assert (second["traced_hits"], second["traced_anew"]) == (second["graphs"], 0)
+    assert (second["traced_hits"], second["traced_again"]) == (second["graphs"], 0)
 
 
 @needs_a_compiler
@@ -222,7 +222,7 @@ def tampered(content: bytes) -> bytes:
     [
         pytest.param(b"", "damaged, or not signed", id="empty"),
         pytest.param(b"\x80\x04.", "damaged, or not signed", id="shorter-than-a-signature"),
-        pytest.param(ARTEFACT + bytes(32), "damaged, or not signed", id="unsigned"),
+        pytest.param(ARTIFACT + bytes(32), "damaged, or not signed", id="unsigned"),
         pytest.param(bytes(5000), "larger than 4096 bytes", id="oversized"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_file_that_was_cut_off_is_noticed(volume: Volume) -> None:
 
 def test_another_secret_does_not_open_it(volume: Volume) -> None:
     """Whoever may write to the volume cannot run code in the workers."""
-    assert volume.signed().read(KEY) == ARTEFACT
+    assert volume.signed().read(KEY) == ARTIFACT
     with pytest.raises(Untrusted, match="damaged, or not signed"):
         volume.signed("another secret").read(KEY)
 
@@ -278,7 +278,7 @@ def test_an_artifact_cannot_be_replayed_under_another_key(volume: Volume) -> Non
     for file in volume.path.iterdir():
         file.write_bytes(original)
 
-    assert volume.signed().read(KEY) == ARTEFACT
+    assert volume.signed().read(KEY) == ARTIFACT
     with pytest.raises(Untrusted, match="damaged, or not signed"):
         volume.signed().read("another key")
 
@@ -326,7 +326,7 @@ def test_an_earlier_artifact_of_the_same_key_is_accepted(volume: Volume) -> None
     volume.signed().write(KEY, b"compiled since")
     volume.file.write_bytes(earlier)
 
-    assert volume.signed().read(KEY) == ARTEFACT
+    assert volume.signed().read(KEY) == ARTIFACT
 
 
 @pytest.mark.usefixtures("compiled")
@@ -450,7 +450,7 @@ def test_a_directory_that_cannot_be_replaced_keeps_no_temporary_file(tmp_path: P
     """What failed leaves the volume as it was."""
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="taken"):
-        Directory(tmp_path).write("taken", ARTEFACT)
+        Directory(tmp_path).write("taken", ARTIFACT)
 
     assert [file.name for file in tmp_path.iterdir()] == ["taken"]
 
@@ -492,9 +492,9 @@ def kept_in(store: Store) -> bytes | None:
 
 def test_a_bucket_keeps_what_is_written_under_its_prefix(bucket: Settings) -> None:
     """Another prefix is another place."""
-    SignedStore(open_place("bucket:one/", bucket), SECRET).write(KEY, ARTEFACT)
+    SignedStore(open_place("bucket:one/", bucket), SECRET).write(KEY, ARTIFACT)
 
-    assert kept_in(open_place("bucket:one/", bucket)) == ARTEFACT
+    assert kept_in(open_place("bucket:one/", bucket)) == ARTIFACT
     assert kept_in(open_place("bucket:two/", bucket)) is None
 
 
@@ -516,9 +516,9 @@ def test_a_key_that_may_not_list_hears_that_nothing_is_there(
     environment = s3_server.environment(bucket_name, worker_key)
     store = open_place("bucket:compiled/", settings(environment))
     before = kept_in(store)
-    SignedStore(store, SECRET).write(KEY, ARTEFACT)
+    SignedStore(store, SECRET).write(KEY, ARTIFACT)
 
-    assert (before, kept_in(store)) == (None, ARTEFACT)
+    assert (before, kept_in(store)) == (None, ARTIFACT)
 
 
 def test_a_bucket_that_is_gone_is_ignored(

@@ -130,7 +130,7 @@ def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
 
 @pytest.mark.hostile("kills")
 @pytest.mark.parametrize("kept", ["", '{"BUCKET_NA'], ids=["empty", "cut-off"])
-def test_a_bucket_whose_memory_is_damaged_begins_anew(kept: str, tmp_path: Path) -> None:
+def test_a_bucket_whose_memory_is_damaged_starts_empty(kept: str, tmp_path: Path) -> None:
     """A server killed while it wrote must start again."""
     (tmp_path / "memory").write_text(kept)
     with embedded_bucket.serve(tmp_path / "bucket", state=tmp_path / "memory") as environment:
