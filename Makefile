@@ -8,13 +8,13 @@ SOURCES := handler.py src tests builder benchmarks
 PAGES := README.md $(wildcard docs/*.md)
 
 .PHONY: help run serve test test-fast coverage lint format docs lock stand-in codegen-check
-.PHONY: reference-check image-check wheel release-check clean
+.PHONY: reference-check image-check image wheel release-check clean
+
+##@ Use it
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
 	    /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-
-##@ Use it
 
 run: $(VENV)/installed  ## edit an image, from job to saved file
 	@$(BIN)/python -m kontext.demo
@@ -48,6 +48,8 @@ lint: $(VENV)/installed  ## ruff, mypy, hadolint, zizmor, and whether the pages'
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms \
+	    .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	$(BIN)/zizmor --offline --quiet .github/workflows
 	$(BIN)/cog --check -I builder $(PAGES)
 
@@ -87,18 +89,20 @@ lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 stand-in: $(VENV)/installed  ## train the stand-in, in an hour of one core
 	PYTHONPATH=builder:benchmarks $(BIN)/python -m stand_in.train
 
+clean:  ## remove what was installed and built
+	rm -rf .venv .venv-s3 .venv-cuda build dist output
+
 ##@ Release it
+
+image:  ## build the worker's container image, IMAGE=you/kontext
+	docker build --platform linux/amd64 --tag "$(IMAGE)" .
 
 wheel: $(VENV)/installed  ## build the wheel into dist/
 	rm -rf build/lib  # or the wheel would hold modules that are no longer there
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-release-check:  ## whether TAG=v1.2.3 is the version in pyproject.toml
-	@$(PYTHON) -c 'import sys, tomllib; version = tomllib.load(open("pyproject.toml", "rb"))["project"]["version"]; \
-	    sys.exit(f"the tag is {sys.argv[1]}, the version {version}" if sys.argv[1] != f"v{version}" else 0)' "$(TAG)"
-
-clean:  ## remove what was installed and built
-	rm -rf .venv .venv-s3 .venv-cuda build dist output
+release-check:  ## check that TAG=v1.2.3 names the version, and print its release notes
+	@$(PYTHON) builder/release.py
 
 .venv-cuda/installed: $(VENV)/installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-cuda
