@@ -2,21 +2,27 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
 
+import httpx
 import pytest
+import release
 from packaging.requirements import Requirement
 
 import kontext
 from kontext.__main__ import PROGRAMS
+from kontext.local.__main__ import EXTRA
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+WITHOUT_PYTHONPATH = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def required(requirements: list[str], extra: str = "") -> Iterator[Requirement]:
@@ -73,37 +79,63 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in "pyproject.toml", "README.md", "LICENSE", "src":
-        (source / name).symlink_to(ROOT / name)
+    for name in "pyproject.toml", "README.md", "LICENSE":
+        shutil.copy(ROOT / name, source)
+    built = shutil.ignore_patterns("*.egg-info", "__pycache__")
+    shutil.copytree(ROOT / "src", source / "src", ignore=built)
     build = ["pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     command = [sys.executable, "-m", *build, "--wheel-dir", str(folder), str(source)]
     subprocess.run(command, check=True)
     return next(folder.glob("*.whl"))
 
 
-def run_local(python: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the local server's program."""
-    command = [str(python), "-m", "kontext.local", *arguments]
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, env=clean, capture_output=True, text=True, check=False)
+@contextmanager
+def serving(python: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run the local server on a free port, with a worker that takes no job."""
+    handler = folder / "handler.py"
+    handler.write_text("import signal; signal.pause()")
+    options = ["--port", "0", "--handler", str(handler), "--data", str(folder / "data")]
+    command = [str(python), "-m", "kontext.local", *options]
+    with subprocess.Popen(
+        command, env=WITHOUT_PYTHONPATH, stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            yield server
+        finally:
+            server.terminate()
 
 
 def test_the_local_extra_has_what_the_local_server_imports(wheel: Path, tmp_path: Path) -> None:
-    """Installed with its extra into an empty environment, the server starts; it has no worker."""
+    """Installed with its extra into an empty environment, the server starts and answers."""
     local = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["local"]
     python = environment_with(tmp_path / "local", wheel, local)
-    program = "import kontext.local.server, sys; print('scikit-image' in sys.modules)"
-    started = subprocess.run([python, "-c", program], capture_output=True, text=True, check=False)
+    with serving(python, tmp_path) as server:
+        assert server.stdout
+        said = next(line for line in server.stdout if line.strip())
+        [page] = re.findall(r"http://\S+/docs", said)
+        answer = httpx.get(page)
 
-    assert started.stderr == ""
-    assert run_local(python, "--help").returncode == 0
-    assert "--workers must be at least 1" in run_local(python, "--workers", "0").stderr
+    assert answer.status_code == 200
+    assert server.returncode == 0
+
+
+def test_the_local_server_looks_for_the_packages_of_its_extra() -> None:
+    """It names the extra if one of them is missing."""
+    assert {Requirement(text).name for text in PROJECT["optional-dependencies"]["local"]} == {
+        *EXTRA
+    }
 
 
 def test_a_plain_install_names_the_extra(wheel: Path, tmp_path: Path) -> None:
     """Without the extra the server says in one sentence what is missing."""
     python = environment_with(tmp_path / "plain", wheel, PROJECT["dependencies"])
-    ended = run_local(python)
+    ended = subprocess.run(
+        [python, "-m", "kontext.local"],
+        env=WITHOUT_PYTHONPATH,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert ended.returncode == 1
     assert ended.stderr.strip() == (
@@ -147,34 +179,80 @@ def test_python_m_kontext_says_what_can_be_run() -> None:
     assert (ROOT / "handler.py").is_file()
 
 
-def test_the_release_check_compares_the_tag_with_the_version() -> None:
-    """A tag of another version makes no release."""
-    check = ["make", "--silent", "release-check"]
-    right = subprocess.run([*check, f"TAG=v{PROJECT['version']}"], cwd=ROOT, check=False)
-    wrong = subprocess.run([*check, "TAG=v9.9.9"], cwd=ROOT, capture_output=True, check=False)
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_python_m_kontext_needs_no_package(option: str) -> None:
+    """It starts without site-packages, so without torch too."""
+    environment = {"PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-S", "-m", "kontext", option]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
-    assert right.returncode == 0
-    assert wrong.returncode != 0
+    assert "kontext" in said.stdout
+
+
+def release_check(tag: str) -> subprocess.CompletedProcess[str]:
+    """Run `make release-check` for a tag."""
+    command = ["make", "--silent", "release-check", f"TAG={tag}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_a_tag_with_the_version_is_released() -> None:
+    """Its notes are the version's section of the changelog."""
+    checked = release_check(f"v{PROJECT['version']}")
+
+    assert checked.returncode == 0
+    assert checked.stdout.strip()
+    assert checked.stdout in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_another_tag_is_not_released() -> None:
+    """The error names the tag and the version."""
+    checked = release_check("v9.9.9")
+
+    assert checked.returncode != 0
+    assert f"the tag is 'v9.9.9', the version {PROJECT['version']}" in checked.stderr
+
+
+def test_release_notes_are_one_section() -> None:
+    """They end where the section of the next version begins; a missing section is an error."""
+    changelog = "# Log\n\n## Unreleased\n\nNew\n\n## 0.2.0 - 2026-12-01\n\nTwo\n\n## 0.1.0\n\nOne\n"
+
+    assert release.notes(changelog, "0.2.0") == "Two"
+    assert release.notes(changelog, "0.1.0") == "One"
+    with pytest.raises(SystemExit, match=r"has no section 0\.3\.0"):
+        release.notes(changelog, "0.3.0")
+
+
+TARGETS = set(re.findall(r"^([a-z][a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def test_help_shows_every_target() -> None:
-    """What can be made is listed, in groups."""
+    """Each has a line in one of the groups that the Makefile names."""
     makefile = (ROOT / "Makefile").read_text()
-    targets = set(re.findall(r"^([a-z][a-z-]+):", makefile, re.MULTILINE))
     phony = set(" ".join(re.findall(r"^\.PHONY: (.*)", makefile, re.MULTILINE)).split())
     shown = subprocess.run(
         ["make", "--silent", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
+    headings = re.findall(r"^\S.*", shown, re.MULTILINE)
 
-    assert targets == phony == set(re.findall(r"^  ([a-z-]+) ", shown, re.MULTILINE))
-    assert len(re.findall(r"^\S", shown, re.MULTILINE)) == len(
-        re.findall(r"^##@", makefile, re.MULTILINE)
-    )
+    assert TARGETS == phony == set(re.findall(r"^  ([a-z-]+) ", shown, re.MULTILINE))
+    assert headings == re.findall(r"^##@ (.*)", makefile, re.MULTILINE)
+    assert shown.lstrip().startswith(headings[0])
+
+
+@pytest.mark.parametrize(
+    "page", ["CHANGELOG.md", "CONTRIBUTING.md", ".github/PULL_REQUEST_TEMPLATE.md"]
+)
+def test_the_pages_for_contributors_name_targets(page: str) -> None:
+    """Each `make` in them can be run."""
+    named = set(re.findall(r"`[^`\n]*make ([a-z-]+)", (ROOT / page).read_text()))
+
+    assert named
+    assert named <= TARGETS
 
 
 def test_the_workflows_call_the_makefile() -> None:
     """What GitHub runs, a person can run: each `make` in a workflow is a target."""
     workflows = " ".join(path.read_text() for path in (ROOT / ".github/workflows").glob("*.yml"))
-    called = set(re.findall(r"run: make ([a-z-]+)", workflows))
+    called = set(re.findall(r"run: make (?:--silent )?([a-z-]+)", workflows))
 
-    assert called == {"lint", "test", "codegen-check", "release-check", "wheel"}
+    assert called == {"lint", "test", "codegen-check", "release-check", "image", "wheel"}
