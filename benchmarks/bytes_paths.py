@@ -58,7 +58,7 @@ class Ours:
 
     async def encode(self, result: Image.Image) -> bytes:
         """Encode the result as PNG."""
-        return await asyncio.to_thread(encode, result, OutputFormat.PNG, PROVENANCE)
+        return await asyncio.to_thread(encode, result, OutputFormat.PNG, PROVENANCE, 95)
 
     async def store(self, content: bytes) -> object:
         """Store the file and return its presigned URL."""

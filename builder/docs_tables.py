@@ -1,6 +1,6 @@
 """Generates the tables in docs/ from the code that they describe; `make docs` writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from annotated_types import Ge, Le
@@ -8,7 +8,7 @@ from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
-from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest
+from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest, extension_fields
 from kontext.contract.size import DEFAULT_SIDES
 from kontext.images.data_url import MEGABYTE
 from kontext.images.decode import FORMATS
@@ -26,10 +26,22 @@ from kontext.settings import Settings
 
 
 def contract() -> str:
-    """Return a table with a row for each field of `input`."""
+    """Return a table with a row for each documented field of `input`."""
+    extensions = extension_fields()
+    return _fields(name for name in EditRequest.model_fields if name not in extensions)
+
+
+def extensions() -> str:
+    """Return a table with a row for each field of `input` that Runpod does not document."""
+    extensions = extension_fields()
+    return _fields(name for name in EditRequest.model_fields if name in extensions)
+
+
+def _fields(names: Iterable[str]) -> str:
+    fields = [(name, EditRequest.model_fields[name]) for name in names]
     rows = [
         (f"`{name}`", _json_type(name), _default(field), f"{field.description}{_range(field)}")
-        for name, field in EditRequest.model_fields.items()
+        for name, field in fields
     ]
     return _table(("Field", "Type", "Default", "Meaning"), rows)
 
@@ -135,7 +147,8 @@ def _json_type(name: str) -> str:
     field = schema["properties"][name]
     if "$ref" in field:
         field = schema["$defs"][field["$ref"].rpartition("/")[2]]
-    return str(field["type"])
+    kinds = [kind["type"] for kind in field.get("anyOf", [field])]
+    return str(kinds[0])
 
 
 def _default(field: FieldInfo) -> str:

@@ -201,6 +201,31 @@ async def test_the_file_says_what_it_is() -> None:
     assert "secret" not in str(file.object_metadata)
 
 
+async def test_extensions_take_effect() -> None:
+    """The file has the format, quality and aspect ratio that were asked for; so has the price."""
+    bench = Bench()
+    wide = {"size": None, "aspect_ratio": "21:9", "output_format": "webp", "seed": 1}
+    fine = await bench.run(**wide, output_quality=100)
+    await bench.run(**wide, output_quality=1)
+    first, second = bench.storage
+
+    assert fine["cost"] == round(1568 * 672 / 1e6 * 0.03, 6)
+    assert (first.extension, first.content_type) == ("webp", "image/webp")
+    assert Image.open(io.BytesIO(first.content)).format == "WEBP"
+    assert Image.open(io.BytesIO(first.content)).size == (1568, 672)
+    assert first.content != second.content
+
+
+async def test_a_deployer_can_allow_more_steps_and_guidance() -> None:
+    """The worker obeys the wider ranges, and no others."""
+    bench = Bench(max_steps=100, max_guidance=24)
+    accepted = await bench.run(num_inference_steps=100, guidance=24)
+    refused = await bench.run(num_inference_steps=101)
+
+    assert accepted.keys() == {"image_url", "cost"}
+    assert refused == {"error": "num_inference_steps must be between 1 and 100, got 101"}
+
+
 async def test_a_drawn_seed_is_stored_and_differs() -> None:
     """-1 draws a seed for each job; it is used and stored with the image."""
     editor = PaintingEditor()

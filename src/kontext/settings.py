@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kontext.comma_separated import CommaSeparated, Networks
 from kontext.contract.pricing import USD_PER_MEGAPIXEL, Pricing
+from kontext.contract.request import EditRequest, documented_maximum, widened
 from kontext.contract.size import (
     DEFAULT_AREAS,
     DEFAULT_SIDES,
@@ -95,6 +96,20 @@ class Settings(BaseSettings):
         default=None,
         description="Directory of the Stable Diffusion safety checker; when set, it must agree "
         "before an image is refused.",
+    )
+    max_steps: int = Field(
+        default=round(documented_maximum("num_inference_steps")),
+        ge=documented_maximum("num_inference_steps"),
+        le=100,
+        description="Most `num_inference_steps` that a request may ask for; Runpod documents "
+        f"{documented_maximum('num_inference_steps'):g}.",
+    )
+    max_guidance: float = Field(
+        default=documented_maximum("guidance"),
+        ge=documented_maximum("guidance"),
+        le=24,
+        description="Highest `guidance` that a request may ask for; Runpod documents "
+        f"{documented_maximum('guidance'):g}.",
     )
     min_side: int = Field(
         default=DEFAULT_SIDES.shortest, ge=16, le=4096, description="Shortest side, in pixels."
@@ -249,6 +264,11 @@ class Settings(BaseSettings):
         if (self.bucket_access_key_id is None) != (self.bucket_secret_access_key is None):
             raise ValueError("BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY go together")
         return self
+
+    @property
+    def request(self) -> type[EditRequest]:
+        """The fields of a job's `input`, in the ranges that this worker accepts."""
+        return widened(self.max_steps, self.max_guidance)
 
     @property
     def pricing(self) -> Pricing:

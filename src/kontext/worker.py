@@ -72,6 +72,7 @@ class Worker:
         self._post_progress = post_progress
         self._prefetch = prefetch or Prefetch(settings.prefetch_seconds)
         self._executor = executor
+        self._request = settings.request
         self._failures = Failures(settings.max_internal_errors)
 
     async def run(self, job: Job) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class Worker:
         return output
 
     async def _run(self, job: Job, tracked: TrackedJob, log: JobLog) -> dict[str, Any]:
-        request = EditRequest.parse(job.get("input"), self._settings.sides)
+        request = self._request.parse(job.get("input"), self._settings.sides)
         if unknown := unknown_keys(job.get("input")):
             log.info("ignored unknown input keys: %s", ", ".join(unknown))
         storage = await self._storage_of(job)
@@ -192,7 +193,7 @@ class Worker:
         return ResultFile(
             job_id=str(job["id"]),
             extension=request.output_format.extension,
-            content=encode(image, request.output_format, provenance),
+            content=encode(image, request.output_format, provenance, request.output_quality),
             content_type=request.output_format.content_type,
             metadata=provenance.fields(),
         )

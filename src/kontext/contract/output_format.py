@@ -12,6 +12,7 @@ class OutputFormat(StrEnum):
 
     PNG = "png"
     JPEG = "jpeg"
+    WEBP = "webp"
 
     @property
     def content_type(self) -> str:

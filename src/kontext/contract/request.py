@@ -5,18 +5,23 @@ docs/contract.md and the tests are derived from it. Does not know images, networ
 """
 
 from collections.abc import Mapping
-from typing import Self
+from copy import copy
+from typing import Any, Self
 
+from annotated_types import Le
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StrictBool,
     StrictStr,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
 )
+from pydantic.fields import FieldInfo
 
 from kontext.contract.json_types import Integer, Number, Text, violation
 from kontext.contract.output_format import OutputFormat
@@ -27,6 +32,12 @@ from kontext.errors import InvalidRequest
 MATCH_INPUT = "match_input"
 MAX_PROMPT_LENGTH = 10_000
 """Characters. T5 reads 512 tokens, far fewer; the rest would only take time to tokenise."""
+
+
+_TWO_SIZES = "aspect_ratio and size exclude each other; give one of them"
+
+EXTENSION: dict[str, JsonValue] = {"extension": True}
+"""Marks a field that Runpod does not document, and that a documented request never has."""
 
 
 class EditRequest(BaseModel):
@@ -61,10 +72,23 @@ class EditRequest(BaseModel):
     )
     output_format: OutputFormat = Field(
         default=OutputFormat.PNG,
-        description=f"{either(f'`{name}`' for name in OutputFormat)}: file format of the result.",
+        description="File format of the result: `png` or `jpeg`; the extension `webp`.",
     )
     enable_safety_checker: StrictBool = Field(
         default=True, description="Whether a result that is not fit to be seen fails the job."
+    )
+    output_quality: Integer = Field(
+        default=95,  # as Black Forest Labs' own `save_image`
+        ge=1,
+        le=100,
+        description="Quality of a `jpeg` or `webp`; a `png` loses nothing.",
+        json_schema_extra=EXTENSION,
+    )
+    aspect_ratio: StrictStr | None = Field(
+        default=None,
+        description="Takes the place of `size`: `width:height`, from `21:9` to `9:21`, at about "
+        "one megapixel.",
+        json_schema_extra=EXTENSION,
     )
 
     @classmethod
@@ -77,10 +101,14 @@ class EditRequest(BaseModel):
         if not isinstance(data, Mapping):
             raise InvalidRequest(f"input must be an object, got {shown(data)}")
         given = {str(key): value for key, value in data.items() if value is not None}
+        problems = [_TWO_SIZES] if {"size", "aspect_ratio"} <= given.keys() else []
         try:
-            return cls.model_validate(given, context=sides)
+            request = cls.model_validate(given, context=sides)
         except ValidationError as error:
-            raise InvalidRequest(_sentences(error)) from None
+            problems += [sentence(each, cls.model_fields) for each in error.errors()]
+        if problems:
+            raise InvalidRequest("; ".join(problems))
+        return request
 
     @field_validator("prompt")
     @classmethod
@@ -118,9 +146,30 @@ class EditRequest(BaseModel):
             raise violation(f"must have sides between {sides.shortest} and {sides.longest}")
         return size
 
+    @field_validator("aspect_ratio")
+    @classmethod
+    def _within_aspect_ratios(cls, ratio: str | None, info: ValidationInfo) -> str | None:
+        if ratio is None:
+            return None
+        sides: SideLimits = info.context or DEFAULT_SIDES
+        try:
+            size = Size.of_aspect_ratio(ratio)
+        except ValueError:
+            raise violation('must be "width:height" between 21:9 and 9:21') from None
+        if not sides.allow(size):
+            raise violation(f"needs sides between {sides.shortest} and {sides.longest}")
+        return ratio
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The size to deliver, if it does not depend on the input image."""
+        if self.aspect_ratio is not None:
+            return Size.of_aspect_ratio(self.aspect_ratio)
+        return None if self.size == MATCH_INPUT else Size.parse(self.size)
+
     def pixels(self, areas: AreaLimits = DEFAULT_AREAS) -> int | None:
         """Return the pixels to generate; None for `match_input`, which depends on the image."""
-        return None if self.size == MATCH_INPUT else areas.generated(Size.parse(self.size)).area
+        return areas.generated(size).area if (size := self.fixed_size) else None
 
     def output_size(self, source: Size, sides: SideLimits = DEFAULT_SIDES) -> Size:
         """Return the size to deliver for an input image of size `source`.
@@ -128,8 +177,8 @@ class EditRequest(BaseModel):
         Raises:
             InvalidRequest: `match_input` would give a size outside of the limits.
         """
-        if self.size != MATCH_INPUT:
-            return Size.parse(self.size)
+        if size := self.fixed_size:
+            return size
         if sides.allow(matched := source.native()):
             return matched
         raise InvalidRequest(
@@ -138,12 +187,35 @@ class EditRequest(BaseModel):
         )
 
 
+def extension_fields() -> set[str]:
+    """Return the names of the fields that Runpod does not document."""
+    fields = EditRequest.model_fields.items()
+    return {name for name, field in fields if field.json_schema_extra == EXTENSION}
+
+
+def widened(max_steps: int, max_guidance: float) -> type[EditRequest]:
+    """Return the request of a deployment that allows more steps and guidance than documented."""
+    fields: dict[str, Any] = {
+        "num_inference_steps": _with_maximum("num_inference_steps", max_steps),
+        "guidance": _with_maximum("guidance", max_guidance),
+    }
+    return create_model("EditRequest", __base__=EditRequest, **fields)
+
+
+def _with_maximum(name: str, maximum: float) -> tuple[Any, FieldInfo]:
+    field = copy(EditRequest.model_fields[name])
+    field.metadata = [Le(maximum) if isinstance(rule, Le) else rule for rule in field.metadata]
+    return field.annotation, field
+
+
+def documented_maximum(name: str) -> float:
+    """Return the highest value that Runpod documents for a field."""
+    (limit,) = (rule for rule in EditRequest.model_fields[name].metadata if isinstance(rule, Le))
+    return float(str(limit.le))
+
+
 def unknown_keys(data: object) -> list[str]:
     """Return the keys of a job's `input` that the contract does not know, quoted for the log."""
     if not isinstance(data, Mapping):
         return []
     return sorted(shown(str(key)) for key in data.keys() - EditRequest.model_fields.keys())
-
-
-def _sentences(error: ValidationError) -> str:
-    return "; ".join(sentence(each, EditRequest.model_fields) for each in error.errors())

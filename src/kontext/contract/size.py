@@ -25,6 +25,10 @@ Labs' own code stretches every image, by 2.9 % in the mean."""
 MAX_REFERENCE_SIDE = 4096
 """Pixels. The pipeline stores position ids in bfloat16, which is exact up to 256 tokens."""
 
+MAX_ASPECT = 21 / 9
+"""The widest aspect ratio that Black Forest Labs' own API accepts; the narrowest is its inverse."""
+
+_ASPECT_RATIO = re.compile(r"([0-9]{1,4}):([0-9]{1,4})")
 _FORMAT = re.compile(r"([0-9]{1,5})\*([0-9]{1,5})")
 
 
@@ -45,6 +49,21 @@ class Size:
         if not (match := _FORMAT.fullmatch(text)):
             raise ValueError(text)
         return cls(int(match[1]), int(match[2]))
+
+    @classmethod
+    def of_aspect_ratio(cls, text: str) -> "Size":
+        """Return the size on the grid for 'width:height', at about one megapixel.
+
+        Raises:
+            ValueError: `text` is not a ratio between `MAX_ASPECT` and its inverse.
+        """
+        match = _ASPECT_RATIO.fullmatch(text)
+        if not match or not int(match[1]) * int(match[2]):
+            raise ValueError(text)
+        shape = cls(int(match[1]), int(match[2]))
+        if not 1 / MAX_ASPECT <= shape.width / shape.height <= MAX_ASPECT:
+            raise ValueError(text)
+        return shape.native()
 
     def __str__(self) -> str:
         """Write the size as the contract does."""

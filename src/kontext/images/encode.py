@@ -23,18 +23,24 @@ fast_png: FastPng | None = None
 with suppress(ImportError):  # it has wheels for x86-64 only
     from fpng import from_bytes as fast_png  # type: ignore[import-untyped,no-redef]
 
-JPEG_QUALITY = 95
-"""The quality of Black Forest Labs' own `save_image`, which also keeps 4:4:4 chroma."""
-
 _PNG_HEAD = 8 + 25
 """Bytes of a PNG's signature and of its header chunk."""
 _XMP_KEYWORD = b"XML:com.adobe.xmp" + bytes(5)
 """The keyword, and zero bytes that mean: not compressed, no language, no translated keyword."""
 
 
-def encode(image: Image.Image, output_format: OutputFormat, provenance: Provenance) -> bytes:
-    """Encode an RGB image in `output_format`, with its provenance as XMP."""
-    return _ENCODERS[output_format](image, xmp(provenance))
+def encode(
+    image: Image.Image, output_format: OutputFormat, provenance: Provenance, quality: int
+) -> bytes:
+    """Encode an RGB image in `output_format`, with its provenance as XMP.
+
+    Args:
+        image: The image.
+        output_format: The file format.
+        provenance: How the image was made.
+        quality: 1..100, for the formats that lose something.
+    """
+    return _ENCODERS[output_format](image, xmp(provenance), quality)
 
 
 def encode_png(image: Image.Image, packet: bytes, fast: FastPng | None = fast_png) -> bytes:
@@ -51,9 +57,14 @@ def encode_png(image: Image.Image, packet: bytes, fast: FastPng | None = fast_pn
     return _with_xmp(plain, packet)
 
 
-def encode_jpeg(image: Image.Image, packet: bytes) -> bytes:
-    """Encode an RGB image at `JPEG_QUALITY`, with an XMP packet."""
-    return _saved(image, "JPEG", quality=JPEG_QUALITY, subsampling="4:4:4", xmp=packet)
+def encode_jpeg(image: Image.Image, packet: bytes, quality: int) -> bytes:
+    """Encode an RGB image with 4:4:4 chroma, as Black Forest Labs' own `save_image` does."""
+    return _saved(image, "JPEG", quality=quality, subsampling="4:4:4", xmp=packet)
+
+
+def encode_webp(image: Image.Image, packet: bytes, quality: int) -> bytes:
+    """Encode an RGB image as a lossy WebP, with an XMP packet."""
+    return _saved(image, "WEBP", quality=quality, xmp=packet)
 
 
 def _saved(image: Image.Image, file_format: str, **options: Any) -> bytes:  # noqa: ANN401
@@ -69,9 +80,10 @@ def _with_xmp(png: bytes, packet: bytes) -> bytes:
     return b"".join((png[:_PNG_HEAD], chunk, png[_PNG_HEAD:]))
 
 
-_ENCODERS: dict[OutputFormat, Callable[[Image.Image, bytes], bytes]] = {
-    OutputFormat.PNG: encode_png,
+_ENCODERS: dict[OutputFormat, Callable[[Image.Image, bytes, int], bytes]] = {
+    OutputFormat.PNG: lambda image, packet, _: encode_png(image, packet),
     OutputFormat.JPEG: encode_jpeg,
+    OutputFormat.WEBP: encode_webp,
 }
 if missing := set(OutputFormat) - set(_ENCODERS):
     raise NotImplementedError(f"no encoder for the output format {', '.join(missing)}")
