@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 PAGES := README.md $(wildcard docs/*.md)
 
-.PHONY: run serve test test-fast coverage lint format docs lock stand-in codegen-check
-.PHONY: reference-check image-check clean help
+.PHONY: help run serve test test-fast coverage lint format docs lock stand-in codegen-check
+.PHONY: reference-check image-check wheel release-check clean
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Use it
 
 run: $(VENV)/installed  ## edit an image, from job to saved file
 	@$(BIN)/python -m kontext.demo
@@ -19,6 +22,8 @@ run: $(VENV)/installed  ## edit an image, from job to saved file
 PORT ?= 8000
 serve: $(VENV)/installed  ## Runpod's API on this machine, PORT=8000
 	@$(BIN)/python -m kontext.local --port $(PORT)
+
+##@ Check it
 
 # Of two cores three processes keep more busy than two: many tests wait for servers and workers.
 PROCESSES ?= 3
@@ -37,18 +42,36 @@ test-fast: $(VENV)/installed  ## run the tests that need less than a minute
 coverage: $(VENV)/installed .venv-s3/installed  ## run every test and show what none reaches
 	$(BIN)/python -m pytest $(PARALLEL) --cov=kontext
 
-lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the tables in docs/ are up to date
+lint: $(VENV)/installed  ## ruff, mypy, hadolint, zizmor, and whether the pages' tables are up to date
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
+	$(BIN)/zizmor --offline --quiet .github/workflows
 	$(BIN)/cog --check -I builder $(PAGES)
+
+codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
+	PYTHONPATH=src:builder:benchmarks .venv-cuda/bin/python -m codegen_check
+
+# The checkout is the caller's, and needs einops, which nothing else here does.
+EINOPS := build/einops-0.8.2
+reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
+	PYTHONPATH=$(EINOPS):builder:benchmarks $(BIN)/python -m reference_check.check "$(BFL)"
+
+$(EINOPS):
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2
+
+image-check: codegen-check  ## build the image's steps without a registry (Debian, root, buildah)
+	builder/image-check.sh
+
+##@ Change it
 
 format: $(VENV)/installed  ## format the code
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-docs: $(VENV)/installed  ## write the tables in docs/ anew
+docs: $(VENV)/installed  ## write the pages' tables
 	$(BIN)/cog -r -I builder $(PAGES)
 
 # What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
@@ -57,26 +80,25 @@ COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3
     --no-annotate --no-header
 lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
 	$(COMPILE) pyproject.toml | grep -vE $(CUDA) > builder/requirements.txt
-	$(COMPILE) --group dev -c builder/requirements.txt | grep -vE $(CUDA) \
-	    > builder/requirements-dev.txt
+	$(COMPILE) pyproject.toml --extra local --group dev -c builder/requirements.txt \
+	    | grep -vE $(CUDA) | grep -vxFf builder/requirements.txt > builder/requirements-dev.txt
 	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
 
-stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
-	PYTHONPATH=benchmarks $(BIN)/python builder/stand_in/train.py
+stand-in: $(VENV)/installed  ## train the stand-in, in an hour of one core
+	PYTHONPATH=builder:benchmarks $(BIN)/python -m stand_in.train
 
-codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
-	PYTHONPATH=src:builder .venv-cuda/bin/python -m codegen_check
+##@ Release it
 
-# The checkout is the caller's, and needs einops, which nothing else here does.
-EINOPS := build/einops-0.8.2
-reference-check: $(VENV)/installed $(EINOPS)  ## compare with Black Forest Labs' code, BFL=FOLDER
-	PYTHONPATH=$(EINOPS):benchmarks $(BIN)/python builder/reference_check/check.py "$(BFL)"
+wheel: $(VENV)/installed  ## build the wheel into dist/
+	rm -rf build/lib  # or the wheel would hold modules that are no longer there
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
-$(EINOPS):
-	$(BIN)/python -m pip install --quiet --no-deps --target $@ einops==0.8.2
+release-check:  ## whether TAG=v1.2.3 is the version in pyproject.toml
+	@$(PYTHON) -c 'import sys, tomllib; version = tomllib.load(open("pyproject.toml", "rb"))["project"]["version"]; \
+	    sys.exit(f"the tag is {sys.argv[1]}, the version {version}" if sys.argv[1] != f"v{version}" else 0)' "$(TAG)"
 
-image-check: codegen-check  ## build the image's steps without a registry (Debian, root, buildah)
-	builder/image-check.sh
+clean:  ## remove what was installed and built
+	rm -rf .venv .venv-s3 .venv-cuda build dist output
 
 .venv-cuda/installed: $(VENV)/installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-cuda
@@ -96,6 +118,3 @@ $(VENV)/installed: pyproject.toml builder/requirements.txt builder/requirements-
 	$(PYTHON) -m venv .venv-s3
 	.venv-s3/bin/python -m pip install -r builder/requirements-s3.txt
 	@touch $@
-
-clean:  ## remove what was installed and built
-	rm -rf .venv .venv-s3 .venv-cuda build output

@@ -1,8 +1,8 @@
-"""From process start to a ready pipeline, beside plain `from_pretrained`, with cold weights.
+"""Measure from process start to a ready pipeline, beside plain `from_pretrained`, weights cold.
 
-A synthetic checkpoint of the real layout and classes, bfloat16, random and of some gigabytes. All
-in fresh processes, on the CPU. Ready is a pipeline of which every page was touched, as the copy to
-a GPU would: loading onto a CPU maps the files and reads next to nothing.
+Each start is a fresh process on the CPU that loads a synthetic checkpoint of some gigabytes. Every
+page of the weights is touched before the pipeline counts as ready, as a copy to the GPU would do,
+because loading onto a CPU only maps the files.
 """
 
 import argparse
@@ -37,10 +37,11 @@ pipeline = FluxKontextPipeline.from_pretrained(sys.argv[1], dtype=torch.bfloat16
 
 OURS = f"""
 import sys
-from kontext.startup import read_ahead
+from kontext.startup import garbage, imports, read_ahead
 from kontext.settings import Settings
 read_ahead.start(Settings.load(model_path=sys.argv[1]))
-read_ahead.import_model()
+garbage.pause()
+imports.import_model()
 from kontext.inference import model, weights
 pipeline = model.load("synthetic", weights.find("", sys.argv[1]), device="cpu").pipeline
 {_TOUCH}
@@ -56,10 +57,11 @@ page_cache.read(Weights(Path(sys.argv[1]), "").files)
 
 SIDE_BY_SIDE = """
 import sys
-from kontext.startup import read_ahead
+from kontext.startup import garbage, imports, read_ahead
 from kontext.settings import Settings
 reading = read_ahead.start(Settings.load(model_path=sys.argv[1]))
-read_ahead.import_model()
+garbage.pause()
+imports.import_model()
 reading.join()
 """
 
@@ -74,15 +76,23 @@ def main() -> None:
         prefix="boot-", dir=arguments.directory.resolve()
     ) as directory:
         checkpoint = Path(directory, "FLUX.1-Kontext-dev")
-        _in_process(f"from boot import build; build({str(checkpoint)!r}, {arguments.gigabytes})")
+        _in_process(
+            f"from boot_checkpoint import write; write({str(checkpoint)!r}, {arguments.gigabytes})"
+        )
         _measure(checkpoint, arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python benchmarks/boot.py", description=__doc__)
-    parser.add_argument("--gigabytes", type=float, default=6.0, help="of weights (default: 6)")
-    parser.add_argument("--repeat", type=int, default=7, help="medians of so many (default: 7)")
-    parser.add_argument("--directory", type=Path, default=BUILD, help="for the checkpoint")
+    parser.add_argument(
+        "--gigabytes", type=float, default=6.0, help="size of the weights (default: 6)"
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=7, help="runs of which the median is taken (default: 7)"
+    )
+    parser.add_argument(
+        "--directory", type=Path, default=BUILD, help="where to write the checkpoint"
+    )
     parser.add_argument(
         "--cold",
         choices=["weights", "everything"],
@@ -90,43 +100,6 @@ def _parser() -> argparse.ArgumentParser:
         help="what leaves the page cache before each run; everything needs root (default: weights)",
     )
     return parser
-
-
-def build(path: str, gigabytes: float) -> None:
-    """Write the checkpoint: 70 % transformer in shards, 28 % T5, as the real one, CLIP and VAE."""
-    import random_model
-    import torch
-    from diffusers import FluxTransformer2DModel
-    from transformers import T5Config, T5EncoderModel
-
-    torch.manual_seed(0)
-    pipeline = random_model.pipeline()
-    width, heads = 1536, 12
-    layer = 18 * width**2 * 2  # bytes of a single block, nearly
-    torch.set_default_dtype(torch.bfloat16)
-    pipeline.transformer = FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=2,
-        num_single_layers=max(1, int(0.7 * gigabytes * 1e9 / layer) - 5),
-        attention_head_dim=width // heads,
-        num_attention_heads=heads,
-        joint_attention_dim=1024,
-        pooled_projection_dim=pipeline.text_encoder.config.hidden_size,
-        guidance_embeds=True,
-        axes_dims_rope=(16, 56, 56),
-    )
-    t5_layer = (4 * 1024 * 1024 + 3 * 1024 * 4096) * 2
-    config = T5Config(
-        vocab_size=len(pipeline.tokenizer_2),
-        d_model=1024,
-        d_kv=64,
-        d_ff=4096,
-        num_layers=max(1, int(0.28 * gigabytes * 1e9 / t5_layer)),
-        num_heads=16,
-        feed_forward_proj="gated-gelu",
-    )
-    pipeline.text_encoder_2 = T5EncoderModel(config)
-    pipeline.to(torch.bfloat16).save_pretrained(path, max_shard_size="1GB")
 
 
 def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
@@ -142,7 +115,7 @@ def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
         "nothing": "",
     }
     seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(arguments.repeat):  # interleaved: a noisy neighbour then disturbs all alike
+    for _ in range(arguments.repeat):  # interleaved, so that other load disturbs all alike
         for name, program in programs.items():
             _cool(files, arguments.cold)
             seconds[name].append(_in_process(program, str(checkpoint)))
@@ -174,9 +147,9 @@ def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
 
 
 def _in_process(program: str, *arguments: str) -> float:
-    """Run a program in a fresh interpreter; return how long it took, start and end included.
+    """Run a program in a fresh interpreter and return its seconds, from start to exit.
 
-    It ends at once: tearing torch down is not part of a boot.
+    It exits without cleaning up, because a boot does not include tearing torch down.
     """
     ending = "\nimport os; os._exit(0)"
     began = time.perf_counter()
@@ -191,7 +164,7 @@ def _in_process(program: str, *arguments: str) -> float:
 
 
 def _cool(files: list[Path], what: str) -> None:
-    """Take the files, or all of the machine's, out of the page cache."""
+    """Remove the files, or everything, from the page cache."""
     os.sync()
     if what == "everything":
         DROP_CACHES.write_text("3")

@@ -1,12 +1,12 @@
-"""What a job costs besides the GPU, beside plain Pillow, `requests` and a new boto3 client a job.
+"""Measure a job's CPU time besides the GPU, beside a handler with Pillow, `requests` and boto3.
 
-CPU time, user and system, of this process and the decoders that it starts, not of the loopback
-server that a photograph is fetched from and its edit stored in. The decoder is cold at first.
+Counts user and system time of this process and of the decoders that it starts, but not of the
+loopback server from which a photograph is fetched and where its edit is stored. The decoder process
+is not running at first.
 """
 
 import argparse
 import asyncio
-import io
 import json
 import os
 import resource
@@ -14,113 +14,31 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from ipaddress import ip_network
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-import boto3
 import numpy as np
 import psutil
-import requests
-from botocore.config import Config
+from bytes_paths import TARGET, Ours, Plain, saved
 from PIL import Image
-from ssrfguard import Policy
 
-from kontext.contract.output_format import OutputFormat
 from kontext.contract.size import Size
-from kontext.images import reference
-from kontext.images.decode_pool import MAX_PROCESS_IMAGES, decode_in_process
-from kontext.images.encode import encode
-from kontext.images.fetch import ImageFetcher
-from kontext.images.provenance import Provenance
+from kontext.images.decode_pool import MAX_PROCESS_IMAGES
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
 from kontext.storage.bucket import Bucket
 from kontext.storage.result_file import ResultFile
 
-TARGET = Size(1024, 1024)
 PHOTOGRAPHS = {"1024*1024": Size(1024, 1024), "12 MP": Size(4000, 3000)}
-PROVENANCE = Provenance(
-    "kontext", "benchmark", "none", "exact", 1, 28, 2.5, str(TARGET), str(TARGET)
-)
 
 
 class Job(NamedTuple):
-    """What goes in, and what comes off the GPU."""
+    """A photograph, as URL, file and pixels, and what the GPU would make of it."""
 
     url: str
     content: bytes
     photograph: Image.Image
     result: Image.Image
-
-
-class Ours:
-    """A job's way through this project."""
-
-    def __init__(self, bucket: Bucket, url: str) -> None:
-        self._bucket = bucket
-        loopback = (ip_network("127.0.0.0/8"),)
-        ports = frozenset({urlsplit(url).port or 80})
-        self._fetcher = ImageFetcher(Policy(allowed_networks=loopback, allowed_ports=ports))
-
-    async def fetch(self, url: str) -> bytes:
-        """Return the photograph's file."""
-        return await self._fetcher.content(url)
-
-    async def decode(self, content: bytes) -> Image.Image:
-        """Return its pixels."""
-        return await asyncio.to_thread(decode_in_process, content, TARGET.area)
-
-    async def fit(self, photograph: Image.Image) -> Image.Image:
-        """Return the reference."""
-        return await asyncio.to_thread(reference.fit, photograph, TARGET)
-
-    async def encode(self, result: Image.Image) -> bytes:
-        """Return the result's file."""
-        return await asyncio.to_thread(encode, result, OutputFormat.PNG, PROVENANCE)
-
-    async def store(self, content: bytes) -> object:
-        """Return its link."""
-        file = ResultFile("ours", "png", content, "image/png", PROVENANCE.fields())
-        return await self._bucket.store(file)
-
-
-class Plain:
-    """A job's way through a handler as Runpod's own workers have it."""
-
-    async def fetch(self, url: str) -> bytes:
-        """Return the photograph's file."""
-        return requests.get(url, timeout=30).content  # noqa: ASYNC210 - as plain as it gets
-
-    async def decode(self, content: bytes) -> Image.Image:
-        """Return its pixels."""
-        return Image.open(io.BytesIO(content)).convert("RGB")
-
-    async def fit(self, photograph: Image.Image) -> Image.Image:
-        """Return the reference."""
-        sides = Size(*photograph.size).scaled_to_area(TARGET.area).grid
-        return photograph.resize((sides.width, sides.height), Image.Resampling.LANCZOS)
-
-    async def encode(self, result: Image.Image) -> bytes:
-        """Return the result's file."""
-        return _saved(result, "PNG")
-
-    async def store(self, content: bytes) -> object:
-        """Return its link."""
-        client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=os.environ["BUCKET_ENDPOINT_URL"],
-            aws_access_key_id=os.environ["BUCKET_ACCESS_KEY_ID"],
-            aws_secret_access_key=os.environ["BUCKET_SECRET_ACCESS_KEY"],
-            region_name="us-east-1",
-            config=Config(signature_version="s3v4"),
-        )
-        place = {"Bucket": embedded_bucket.NAME, "Key": "plain.png"}
-        client.put_object(
-            Bucket=place["Bucket"], Key=place["Key"], Body=content, ContentType="image/png"
-        )
-        return client.generate_presigned_url("get_object", Params=place, ExpiresIn=604800)
 
 
 def main() -> None:
@@ -134,7 +52,7 @@ def main() -> None:
         "--jobs",
         type=int,
         default=MAX_PROCESS_IMAGES,
-        help="whole ones of each size; baseline and phases a fifth "
+        help="jobs of each size; the baseline and single steps run a fifth as many "
         f"(default: {MAX_PROCESS_IMAGES})",
     )
     arguments = parser.parse_args()
@@ -166,7 +84,7 @@ async def _measure(jobs: int) -> dict[str, float]:
 async def _costs(
     path: Ours | Plain, job: Job, jobs: int, servers: set[psutil.Process]
 ) -> list[float]:
-    """Return the CPU milliseconds of each phase, and of whole jobs."""
+    """Return the CPU milliseconds of each step and, last, of a whole job."""
 
     async def whole() -> None:
         await path.fit(await path.decode(await path.fetch(job.url)))
@@ -192,6 +110,7 @@ async def _costs(
 async def _cost(
     work: Callable[[], Awaitable[object]], times: int, servers: set[psutil.Process]
 ) -> float:
+    """Return the mean CPU milliseconds of the work."""
     before = _spent(servers)
     for _ in range(times):
         await work()
@@ -199,7 +118,7 @@ async def _cost(
 
 
 def _spent(servers: set[psutil.Process]) -> float:
-    """Return the CPU seconds of this process and its children, ended or not, but the servers."""
+    """Return the CPU seconds of this process and its children, ended ones too, without servers."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     spent = time.process_time() + ended.ru_utime + ended.ru_stime
     for child in set(psutil.Process().children(recursive=True)) - servers:
@@ -211,13 +130,13 @@ def _spent(servers: set[psutil.Process]) -> float:
 
 async def _job(bucket: Bucket, size: Size) -> Job:
     photograph = _photograph(size)
-    content = _saved(photograph, "JPEG", quality=92)
+    content = saved(photograph, "JPEG", quality=92)
     file = ResultFile(f"photograph-{size.width}", "jpg", content, "image/jpeg", {})
     return Job(await bucket.store(file), content, photograph, _photograph(TARGET))
 
 
 def _photograph(size: Size) -> Image.Image:
-    """Return noise at every scale, the coarser the stronger, as photographs have it."""
+    """Return noise at every scale, stronger at coarser scales, as in photographs."""
     random = np.random.default_rng(0)
     levels = np.full((size.height, size.width, 3), 128.0, np.float32)
     for cells in (4, 8, 16, 32, 64, 128, 256, 512, 1024):
@@ -227,12 +146,6 @@ def _photograph(size: Size) -> Image.Image:
             smooth = layer.resize((size.width, size.height), Image.Resampling.BICUBIC)
             levels[..., channel] += np.asarray(smooth)
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
-
-
-def _saved(image: Image.Image, file_format: str, **options: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A handler for Runpod's SDK that only takes its time, and says how much of it."""
+"""A handler for Runpod's SDK that sleeps, and returns how long it took."""
 
 import asyncio
 import time
@@ -7,7 +7,7 @@ from typing import Any
 
 
 async def handler(job: Mapping[str, Any]) -> dict[str, float]:
-    """Wait for as long as the job says; return its number and the time that it took."""
+    """Sleep for the job's `seconds`; return its number and the seconds it really took."""
     start = time.perf_counter()
     await asyncio.sleep(job["input"]["seconds"])
     return {"number": job["input"]["number"], "seconds": time.perf_counter() - start}

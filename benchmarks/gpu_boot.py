@@ -1,8 +1,8 @@
-"""From process start to the first image: `handler.py` itself, beside plain `from_pretrained`.
+"""Measure from process start to first image: `handler.py` itself, beside plain `from_pretrained`.
 
-The checkpoint is written to the disk, 34 GB, and taken out of the page cache before each start.
-Ours starts twice: with nothing compiled yet, and with what the first start has left in
-COMPILE_CACHE. Reading the weights is also timed alone, because it depends on the disk.
+The checkpoint of 34 GB is written to disk and removed from the page cache before each start. Ours
+starts twice, first with an empty COMPILE_CACHE and then with what the first start left there.
+Reading the weights is also timed alone, because it depends on the disk.
 """
 
 import base64
@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from flux_sizes import FULL
 from gpu_subject import Subject
 from PIL import Image
-from real_size import FULL
 
 from kontext.inference.weights import Weights
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build"
 
-SHORTEST_SIDE = 256
-"""That a worker delivers."""
+MIN_SIDE = 256
+"""Shortest side that a worker delivers."""
 
 PLAIN = """
 import sys, torch
@@ -45,7 +45,7 @@ found.save(sys.argv[5])
 
 
 def boot(subject: Subject) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield the seconds of each start; ours first, a cold compile cache before a warm one."""
+    """Yield the seconds of each start: ours first, with a cold compile cache before a warm one."""
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gpu-boot-", dir=BUILD) as place:
         scratch = Path(place)
@@ -61,6 +61,7 @@ def boot(subject: Subject) -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _checkpoint(subject: Subject, scratch: Path) -> Path:
+    """Write the checkpoint, and free the memory that building it took."""
     checkpoint = scratch / "FLUX.1-Kontext-dev"
     subject.pipeline(FULL, torch.bfloat16, subject.device).save_pretrained(checkpoint)
     gc.collect()
@@ -70,28 +71,30 @@ def _checkpoint(subject: Subject, scratch: Path) -> Path:
 
 
 def _reading(checkpoint: Path) -> float:
-    """Read the weights as the worker does, and nothing else."""
+    """Return the seconds of reading the weights as the worker does, and nothing else."""
     files = [str(path) for path in Weights(checkpoint, "").files]
     return _start(["-m", "kontext.startup.page_cache", *files], checkpoint, os.environ.copy())
 
 
 def _plain(subject: Subject, checkpoint: Path, scratch: Path) -> float:
+    """Return the seconds of a plain program's start and first image."""
     arguments = checkpoint, subject.device, subject.steps, subject.size.width, scratch / "x.png"
     return _start(["-c", PLAIN, *map(str, arguments)], checkpoint, os.environ.copy())
 
 
 def _ours(subject: Subject, checkpoint: Path, scratch: Path, start: str) -> float:
+    """Return the seconds of the worker's start and first image."""
     environment = {
         **os.environ,
         "MODEL_PATH": str(checkpoint),
         "STAND_IN": "safety,bucket" if subject.device == "cuda" else "model,safety,bucket",
         "COMPILE_CACHE": str(scratch / "compiled"),
         "COMPILE_CACHE_SECRET": "0123456789abcdef",
-        # Else the second start would find what the first has left.
+        # Otherwise the second start would find here what the first has compiled.
         "TORCHINDUCTOR_CACHE_DIR": str(scratch / start),
         "TRITON_CACHE_DIR": str(scratch / start / "triton"),
     }
-    side = max(SHORTEST_SIDE, subject.size.width)
+    side = max(MIN_SIDE, subject.size.width)
     job = {
         "prompt": "x",
         "image": _image(side),
@@ -103,7 +106,7 @@ def _ours(subject: Subject, checkpoint: Path, scratch: Path, start: str) -> floa
 
 
 def _start(arguments: list[str], checkpoint: Path, environment: dict[str, str]) -> float:
-    """Run a program with the checkpoint out of the page cache; return its seconds."""
+    """Run a program with a cold checkpoint, and return its seconds."""
     os.sync()
     for path in checkpoint.rglob("*.safetensors"):
         with path.open("rb") as file:
@@ -124,6 +127,7 @@ def _start(arguments: list[str], checkpoint: Path, environment: dict[str, str]) 
 
 
 def _image(side: int) -> str:
+    """Return a black PNG as a data URL."""
     file = io.BytesIO()
     Image.new("RGB", (side, side)).save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"

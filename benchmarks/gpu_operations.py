@@ -1,4 +1,4 @@
-"""The operations that take a transformer's time, bare, on random tensors of the sizes given."""
+"""Define the operations that take most of a transformer's time, on random tensors."""
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -9,11 +9,11 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Prepare = Callable[..., Callable[[], object]]
-"""Makes random tensors of the sizes given, and returns the work to do with them."""
+"""A function from a device and sizes to an operation on random tensors of these sizes."""
 
 
 def products(subject: Subject) -> dict[str, Prepare]:
-    """Return the precisions in which the card multiplies; a CPU in all, to show that it works."""
+    """Return the precisions that the card multiplies in; on a CPU all, to test the program."""
     known = {"bfloat16": _bfloat16}
     if subject.device == "cpu" or subject.card.capability >= (8, 9):
         known["float8"] = _float8
@@ -28,7 +28,7 @@ def _bfloat16(device: str, tokens: int, inputs: int, outputs: int) -> Callable[[
 
 
 def _float8(device: str, tokens: int, inputs: int, outputs: int) -> Callable[[], object]:
-    """With a scale for each row of both, and torchao's choice of a quick sum."""
+    """Multiply with a scale for each row of both, and fast accumulation as torchao chooses it."""
     left, right = _operands(device, tokens, inputs, outputs)
     low, lower = left.to(torch.float8_e4m3fn), right.to(torch.float8_e4m3fn)
     scale_a = torch.ones(tokens, 1, device=device)
@@ -53,7 +53,7 @@ def _int8(device: str, tokens: int, inputs: int, outputs: int) -> Callable[[], o
 def _operands(
     device: str, tokens: int, inputs: int, outputs: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what enters, tokens x inputs, and a linear's weight, outputs x inputs."""
+    """Return a linear layer's input, tokens x inputs, and its weight, outputs x inputs."""
     return (
         torch.randn(tokens, inputs, device=device, dtype=torch.bfloat16),
         torch.randn(outputs, inputs, device=device, dtype=torch.bfloat16),
@@ -61,7 +61,7 @@ def _operands(
 
 
 def _of_torch(backend: SDPBackend) -> Prepare:
-    """Return attention by one of torch's kernels, of tensors as the products on both sides lie."""
+    """Return attention by one of torch's kernels, on tensors laid out as in the model."""
 
     def prepare(device: str, tokens: int, width: int, heads: int) -> Callable[[], object]:
         query, key, value = (each.transpose(1, 2) for each in _heads(device, tokens, width, heads))
@@ -76,7 +76,7 @@ def _of_torch(backend: SDPBackend) -> Prepare:
 
 
 def _flash_3(dtype: torch.dtype) -> Prepare:
-    """Return FlashAttention 3's, from Dao-AILab's package, which takes the heads last but one."""
+    """Return attention by Dao-AILab's FlashAttention 3, which takes heads last but one."""
 
     def prepare(device: str, tokens: int, width: int, heads: int) -> Callable[[], object]:
         flash_attn_func = import_module("flash_attn_interface").flash_attn_func

@@ -1,7 +1,8 @@
-"""The plans that `benchmarks/gpu.py` measures, in the order of their value. No torch.
+"""List the plans that `benchmarks/gpu.py` measures, the most useful first. No torch.
 
-To add one, name it here: the mode that it starts from, and what its `kontext.inference.mode.Plan`
-changes. What this version of the worker does not have is left out, and said so.
+To add a plan, give it a name here, the mode that it starts from and the fields of
+`kontext.inference.plan.Plan` that it changes. A plan that this version of the worker does not have
+is left out, with the reason.
 """
 
 from collections.abc import Mapping
@@ -10,12 +11,13 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast, get_args
 
-from kontext.inference.mode import Card, Plan, choose
+from kontext.inference.mode import Card, choose
+from kontext.inference.plan import Plan
 from kontext.settings import Mode
 
 
 class Recipe(NamedTuple):
-    """A mode, what its plan changes, and the module without which it cannot run."""
+    """A plan: the mode it starts from, its changes, and a Python module that it needs."""
 
     mode: str
     changes: Mapping[str, Any] = MappingProxyType({})
@@ -32,22 +34,22 @@ PLANS = {
 }
 
 EAGER = "eager"
-"""Plain diffusers in bfloat16, uncompiled: the baseline, and last, because it is the slowest."""
+"""The baseline: plain diffusers in bfloat16, uncompiled. It comes last, because it is slowest."""
 
 
 class NotMeasurableError(Exception):
-    """This machine, or this version of the worker, does not have what was to be measured."""
+    """Raised for a plan that this machine or this version of the worker does not have."""
 
 
 def find(name: str, card: Card) -> Plan | None:
-    """Return the plan of that name in `PLANS`; None for `EAGER`, which has none.
+    """Return the plan of that name in `PLANS`, or None for `EAGER`, which has none.
 
     Raises:
-        NotMeasurableError: `kontext.inference.mode` has no such mode or choice, or a module is
-        missing. BootError: The card cannot hold it.
+        NotMeasurableError: The worker has no such mode or field, or a module is not installed.
+        BootError: The card cannot hold the plan.
     """
     if name == EAGER:
-        choose("exact", card)  # whose memory it needs
+        choose("exact", card)  # eager diffusers needs as much memory
         return None
     recipe = PLANS[name]
     missing = sorted(recipe.changes.keys() - {field.name for field in fields(Plan)})

@@ -1,4 +1,4 @@
-"""Where one call of the transformer spends its time: the kernels that take the most of it."""
+"""Find the kernels that take the most time of one call of the transformer."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from torch.profiler import ProfilerActivity, profile
 
 from kontext.inference.editor import Editor
 
-LONGEST = 10
+KERNELS = 10
+"""Number of kernels to report."""
 
 _PROFILED = 1
-"""The call that is profiled, counted from 0: the first of an edit may compute what all share."""
+"""Index of the call that is profiled. The first call may also compute what all calls share."""
 
 
 def profile_step(subject: Subject, editor: Editor, built: FluxKontextPipeline) -> dict[str, Any]:
-    """Edit once, with the profiler on during one call of the transformer.
+    """Run one edit with the profiler on during one call of the transformer.
 
     Returns:
-        `seconds` of all kernels together (on a CPU: operations); `span_seconds` of the call; and
-        the ten `kernels` that take longest, each with its name, seconds, calls and share of all.
+        `seconds` of all kernels (on a CPU: operations) together, `span_seconds` of the call, and
+        the ten longest `kernels`, each with name, seconds, calls and share of the total.
     """
     step = _ProfiledStep(subject.device)
     hooks = [
@@ -36,7 +37,7 @@ def profile_step(subject: Subject, editor: Editor, built: FluxKontextPipeline) -
 
 
 class _ProfiledStep:
-    """Turns the profiler on before one call of the transformer, and off after it."""
+    """Hooks that turn the profiler on for one call of the transformer."""
 
     def __init__(self, device: str) -> None:
         self._kind = device.upper()
@@ -65,7 +66,7 @@ class _ProfiledStep:
             raise RuntimeError("the profiler saw no kernel")
         kernels.sort(key=lambda kernel: -kernel["seconds"])
         total = sum(kernel["seconds"] for kernel in kernels)
-        longest = [kernel | {"share": kernel["seconds"] / total} for kernel in kernels[:LONGEST]]
+        longest = [kernel | {"share": kernel["seconds"] / total} for kernel in kernels[:KERNELS]]
         return {"seconds": total, "span_seconds": self._span, "kernels": longest}
 
     def _microseconds(self, event: Any) -> float:  # noqa: ANN401 - not exported by torch

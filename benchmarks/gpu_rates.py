@@ -1,7 +1,7 @@
-"""What the card itself can do: the transformer's products and attention, bare, at their real sizes.
+"""Measure what the card can do: the transformer's matrix products and attention alone.
 
-All as one edit of 1024*1024 with a reference of that size has them; `gpu_work.floor` makes of these
-what an edit takes at least.
+The sizes are those of one edit of 1024*1024 with a reference of that size. From these rates
+`gpu_work.floor` computes how long an edit takes at least.
 """
 
 import statistics
@@ -18,11 +18,11 @@ from gpu_work import PRODUCTS
 Row = dict[str, Any]
 
 _SECONDS = {"cuda": 0.5, "cpu": 0.01}
-"""For which each is repeated, after as long for the clocks and the power limit to settle."""
+"""Seconds for which an operation is timed, after as long for clocks and power limit to settle."""
 
 
 class Shape(NamedTuple):
-    """Of the transformer, as it sees an edit."""
+    """The transformer's tokens, width and heads in an edit."""
 
     tokens: int
     width: int
@@ -30,7 +30,7 @@ class Shape(NamedTuple):
 
 
 def rates(subject: Subject) -> Iterator[tuple[str, str, Row]]:
-    """Yield each operation's name and its seconds and TFLOP/s, or why it was skipped."""
+    """Yield each operation's seconds and TFLOP/s, or why it was skipped."""
     shape = Shape(*subject.shape)
     for precision, multiply in products(subject).items():
         for name, (inputs, outputs) in PRODUCTS.items():
@@ -51,14 +51,14 @@ def _rate(subject: Subject, flop: float, prepare: Prepare, *sizes: int) -> Row:
 
 
 def _median_seconds(work: Callable[[], object], device: str) -> float:
-    """Time single calls, as many as fill `_SECONDS`, of which the first half does not count."""
+    """Return the median of single calls, timed for `_SECONDS` after as long a warm-up."""
     first = statistics.median(_timed(work, 5, device)[2:])
     times = min(5000, max(5, int(_SECONDS[device] / first)))
     return statistics.median(_timed(work, 2 * times, device)[times:])
 
 
 def _timed(work: Callable[[], object], times: int, device: str) -> list[float]:
-    """Return the seconds of each call, by the device's own clock."""
+    """Return the seconds of each call by the device's clock."""
     if device == "cuda":
         return _timed_on_cuda(work, times)
     moments = [time.perf_counter_ns()]

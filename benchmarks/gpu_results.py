@@ -1,8 +1,8 @@
-"""What was measured, in one JSON file that is whole at any moment.
+"""Keep what was measured in one JSON file that is valid at any moment.
 
-Every finding is written at once, into a new file that then takes the place of the old one, so that
-a program that is cut off leaves all that it had found. What the file already holds is kept and
-added to, if it was measured on the same card with the same torch. Knows nothing of the figures.
+Every figure is written at once, to a new file that then replaces the old one, so that a program
+that is cut off keeps all figures so far. An existing file is extended if it was measured on the
+same card with the same torch. Knows rows and names, not what the figures mean.
 """
 
 import json
@@ -14,23 +14,23 @@ from typing import Any
 
 Row = dict[str, Any]
 Document = dict[str, Any]
-"""`machine`, each part by its name (which holds rows by theirs), `left_out` and `failed` (reasons
-by part and name) and whatever is derived from these."""
+"""`machine`; each part, with its rows by name; `left_out` and `failed`, with reasons by part and
+name; and what is derived from these."""
 
 _IDENTITY = ("card", "torch")
-"""What figures must have in common to stand in one file."""
+"""What all figures of a file must have in common."""
 
 
 class OtherMachineError(Exception):
-    """The file's figures are of another card or another torch."""
+    """Raised for a file with figures of another card or another torch."""
 
 
 class Results:
-    """The findings of one machine; nothing is held but the file.
+    """The figures of one machine, all of them in the file.
 
     Args:
-        path: Of the JSON file, which may exist.
-        derive: Adds to the document what follows from it; called before each write.
+        path: Path of the JSON file, which may exist.
+        derive: Function that adds derived figures to the document before each write.
     """
 
     def __init__(self, path: Path, derive: Callable[[Document], None]) -> None:
@@ -38,18 +38,18 @@ class Results:
         self._derive = derive
 
     def read(self) -> Document:
-        """Return what is known."""
+        """Return the document, empty if the file does not exist."""
         known: Document = json.loads(self._path.read_text()) if self._path.exists() else {}
         return known
 
-    def claim(self, machine: dict[str, str]) -> None:
-        """Say which machine measures from here on.
+    def set_machine(self, machine: dict[str, str]) -> None:
+        """Record the machine that measures from now on.
 
         Args:
-            machine: What every figure depends on, by name; `card` and `torch` among it.
+            machine: What every figure depends on, by name, including `card` and `torch`.
 
         Raises:
-            OtherMachineError: The file's figures cannot stand beside those of `machine`.
+            OtherMachineError: The file has figures of another card or another torch.
         """
         document = self.read()
         known = document.get("machine", machine)
@@ -62,23 +62,23 @@ class Results:
         self._write(document | {"machine": machine})
 
     def begin(self, part: str, name: str) -> None:
-        """Withdraw why something was not measured before."""
+        """Remove the reasons why a row was not measured before."""
         document = self.read()
         for excuse in "left_out", "failed":
             document.get(excuse, {}).pop(f"{part} {name}", None)
         self._write(document)
 
     def keep(self, part: str, name: str, found: Row) -> None:
-        """Add what was found to the row of that name."""
+        """Add figures to the row of that name."""
         dated = found | {"date": time.strftime("%Y-%m-%d %H:%M", time.gmtime())}
         self._add(part, name, dated)
 
     def leave_out(self, part: str, name: str, reason: str) -> None:
-        """Say why something was not measured."""
+        """Record why a row was not measured."""
         self._add("left_out", f"{part} {name}", reason)
 
     def fail(self, part: str, name: str, error: str) -> None:
-        """Say what went wrong."""
+        """Record the error because of which a row is missing."""
         self._add("failed", f"{part} {name}", error)
 
     def _add(self, part: str, name: str, value: Row | str) -> None:

@@ -1,4 +1,4 @@
-"""How long an edit takes with one plan, on a worker's own thread, and what else is to be seen."""
+"""Measure an edit with one plan on a worker's GPU thread: time, memory, recompilations, latents."""
 
 import gc
 import statistics
@@ -8,32 +8,33 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from diffusers import FluxKontextPipeline
+from flux_sizes import FULL
 from gpu_plans import find
 from gpu_profile import profile_step
 from gpu_subject import Subject
 from gpu_watch import Watch, now, relative_error
 from gpu_work import tflop_per_step
-from real_size import FULL
 from torch._dynamo.utils import counters
 
-from kontext.inference import mode
 from kontext.inference.editor import Editor
 from kontext.inference.executor import GpuExecutor
-from kontext.inference.mode import Plan
+from kontext.inference.memory import peak_bytes
+from kontext.inference.plan import EXACT, Plan
 
 T = TypeVar("T")
 Row = dict[str, Any]
 Finding = tuple[str, str, Row]
-"""The part, the row's name and what belongs into it."""
+"""The part, the row's name and its figures."""
 
 REPEAT = 3
-"""Jobs after the first."""
+"""Number of jobs after the first."""
 
 PROFILED = "fast"
+"""The plan that is profiled."""
 
 
 class Job(NamedTuple):
-    """What one edit showed."""
+    """The measurements of one edit."""
 
     seconds: float
     pixels: bytes
@@ -41,16 +42,16 @@ class Job(NamedTuple):
 
 
 def speed(subject: Subject, name: str, latents: Path) -> Iterator[Finding]:
-    """Measure one plan; yield each finding as soon as it is known.
+    """Measure one plan, and yield each finding as soon as it is known.
 
     Args:
         subject: What is measured.
         name: One of `gpu_plans.PLANS`, or `EAGER`.
-        latents: Folder where the last latents of each plan are kept, to be compared.
+        latents: Folder that keeps the last latents of each plan, for comparison.
 
     Raises:
         NotMeasurableError: There is no such plan here.
-        BootError: The card cannot hold it.
+        BootError: The card cannot hold the plan.
     """
     plan = find(name, subject.card)
     device = "cpu" if plan and plan.streamed else subject.device
@@ -73,8 +74,8 @@ def speed(subject: Subject, name: str, latents: Path) -> Iterator[Finding]:
 
 
 def forget_peak() -> None:
-    """Free what nobody holds, and count the peak from here."""
-    gc.collect()  # a compiled pipeline holds itself
+    """Free unused memory, and measure the peak from here."""
+    gc.collect()  # a compiled pipeline is in reference cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -106,7 +107,7 @@ def _row(subject: Subject, plan: Plan | None, jobs: list[Job]) -> Row:
         "first_job_seconds": first.seconds if plan else None,
         "phases": others[-1].watch.phases,
         "peak_gb": peak and peak / 1e9,
-        "planned_peak_gb": mode.peak(plan or mode.EXACT) / 1e9,
+        "planned_peak_gb": peak_bytes(plan or EXACT) / 1e9,
         "usd_per_image": price * seconds if price else None,
         "tflops": computed * work / seconds,
         "repeatable": len({job.pixels for job in jobs}) == 1 if plan else None,
@@ -119,7 +120,7 @@ def _row(subject: Subject, plan: Plan | None, jobs: list[Job]) -> Row:
 
 
 def _recompiles(subject: Subject, editor: Editor) -> int:
-    """Return how many graphs other sizes and prompts have added."""
+    """Return the number of graphs that other sizes and prompts add."""
     graphs = counters["stats"]["unique_graphs"]
     for other in subject.edits_of_other_sizes():
         editor.edit(other, lambda _: None)
@@ -134,7 +135,7 @@ def _keep_latents(folder: Path, name: str, latents: torch.Tensor) -> None:
 
 
 def _errors(folder: Path) -> Iterator[tuple[str, float]]:
-    """Yield how far each plan's latents are from those of `exact`, if these are known."""
+    """Yield the error of each plan's latents against those of `exact`, if these are known."""
     known = {path.stem: torch.load(path, weights_only=True) for path in folder.glob("*.pt")}
     if "exact" in known:
         for name, latents in sorted(known.items()):

@@ -1,4 +1,4 @@
-"""What `benchmarks/gpu.py` measures: the real size on CUDA, or the stand-in on a CPU."""
+"""Define what `benchmarks/gpu.py` measures: the full size on CUDA, or a tiny one on a CPU."""
 
 import platform
 import shutil
@@ -8,25 +8,26 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
+import flux_model
 import numpy as np
-import random_model
 import torch
 from diffusers import FluxKontextPipeline
 from diffusers.utils import logging as diffusers_logging
-from gpu_work import PROMPT_TOKENS, WIDTH
+from flux_sizes import FULL, TINY, Sizes
+from gpu_work import PROMPT_TOKENS
 from PIL import Image
-from real_size import Depth, pipeline
 from torch.nn.attention import restore_flash_attention_impl
 
 from kontext.contract.request import EditRequest
 from kontext.contract.size import Size
-from kontext.inference import acceleration, mode, model
+from kontext.inference import acceleration, autoencoder, mode, model
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT, Plan
 from kontext.inference.warm_up import warm_up
 
-diffusers_logging.set_verbosity_error()  # that CLIP reads 77 tokens of a prompt is known
+diffusers_logging.set_verbosity_error()  # it warns that CLIP reads only 77 tokens
 
 USD_PER_SECOND = {
     "H200": 0.00155,
@@ -43,7 +44,7 @@ USD_PER_SECOND = {
     "A5000": 0.00019,
     "L4": 0.00019,
 }
-"""Runpod's serverless flex price, docs.runpod.io, read in November 2026."""
+"""Runpod's serverless flex price in dollars per second: docs.runpod.io, read in November 2026."""
 
 TRUE_CFG_SCALE = 2.5
 
@@ -55,21 +56,21 @@ _OTHER_SIZES = (
     Size(1000, 600),
     Size(768, 1344),
 )
-"""The usual aspects, a small image, and sides off the grid."""
+"""The usual aspects, a small image, and sides off the 16-pixel grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A pipeline of one size, on one device.
+    """A pipeline of one size on one device, and the edit that is timed.
 
     Attributes:
-        device: Of torch.
-        card: The GPU, or what stands for it.
-        size: Of the images.
-        steps: Of an edit.
-        backend: Of `torch.compile`.
-        other_sizes: None of which may be compiled for.
-        shape: Tokens, width and heads of the transformer as an edit meets it.
+        device: torch's device.
+        card: The GPU, or an invented one on a CPU.
+        size: Size of the result and the reference.
+        steps: Steps of an edit.
+        backend: Backend of `torch.compile`.
+        other_sizes: Sizes for which nothing may be compiled again.
+        shape: Tokens, width and heads of the transformer in an edit.
     """
 
     device: str
@@ -82,20 +83,21 @@ class Subject:
 
     @classmethod
     def real(cls) -> "Subject":
-        """Return FLUX's own size, on this machine's GPU."""
-        size, shape = Size(1024, 1024), (PROMPT_TOKENS + 2 * 64 * 64, WIDTH, WIDTH // 128)
+        """Return the full size on this machine's GPU."""
+        size, sizes = Size(1024, 1024), FULL.transformer
+        shape = (PROMPT_TOKENS + 2 * 64 * 64, sizes.width, sizes.heads)
         return cls("cuda", model.card(), size, 28, "inductor", _OTHER_SIZES, shape)
 
     @classmethod
     def tiny(cls) -> "Subject":
-        """Return a tiny model's size, on a CPU; the card is one that stores in 8 bits."""
+        """Return a tiny size on a CPU, with a card on which weights are stored in 8 bits."""
         card = mode.Card(f"tiny {platform.machine()}", int(80e9), (8, 0))
         others = Size(96, 160), Size(131, 77)
         return cls("cpu", card, Size(128, 128), 8, "eager", others, (128, 64, 2))
 
     @property
     def machine(self) -> dict[str, str]:
-        """What a figure depends on."""
+        """What every figure depends on: card, driver and versions."""
         return {
             "card": self.card.name,
             "driver": _driver() if self.device == "cuda" else "none",
@@ -106,32 +108,32 @@ class Subject:
 
     @property
     def usd_per_second(self) -> float | None:
-        """What Runpod asks for the card, if known."""
+        """Runpod's price of the card, if known."""
         prices = (price for name, price in USD_PER_SECOND.items() if name in self.card.name)
         return next(prices, None)
 
-    def pipeline(self, depth: Depth, dtype: torch.dtype, device: str) -> FluxKontextPipeline:
-        """Build it; the same weights every time."""
-        built = (
-            random_model.pipeline().to(dtype)
-            if self.device == "cpu"
-            else pipeline(depth, dtype, device)
-        )
+    def pipeline(self, sizes: Sizes, dtype: torch.dtype, device: str) -> FluxKontextPipeline:
+        """Build a pipeline of these sizes, or a tiny one on a CPU; the same weights every time."""
+        if self.device == "cpu":
+            built = flux_model.pipeline(TINY).to(dtype)
+        else:
+            built = flux_model.pipeline(sizes, dtype, device)
         built.set_progress_bar_config(disable=True)
         return built
 
-    def ready(self, built: FluxKontextPipeline, plan: mode.Plan | None) -> Editor:
-        """Carry the plan out and compile, as a worker does; without one leave all to diffusers."""
-        restore_flash_attention_impl()  # what another plan activated is process-wide
+    def ready(self, built: FluxKontextPipeline, plan: Plan | None) -> Editor:
+        """Prepare and compile as a worker does, or without a plan leave diffusers as it is."""
+        restore_flash_attention_impl()  # an earlier plan may have changed it for the process
         torch.compiler.reset()
         if plan:
             acceleration.prepare(built, plan, self.device)
             acceleration.compile(built, self.backend)
         built.to(self.device)
-        return Editor(Model(built, "random weights", "none", plan or mode.EXACT), TRUE_CFG_SCALE)
+        autoencoder.postprocess_in_float32(built)
+        return Editor(Model(built, "random weights", "none", plan or EXACT), TRUE_CFG_SCALE)
 
     def warm_up(self, editor: Editor) -> None:
-        """Do what a worker does before its first job; on a CPU, that with smaller images."""
+        """Warm up as a worker does, on a CPU with smaller images."""
         if self.device == "cuda":
             warm_up(editor)
             return
@@ -140,10 +142,10 @@ class Subject:
             editor.edit(once, lambda _: None)
 
     def edit(self, **fields: Any) -> Edit:  # noqa: ANN401 - any field of the contract
-        """Return the edit that is timed: a reference of the result's size, always the same.
+        """Return the edit that is timed, always the same, with a reference of the result's size.
 
         Args:
-            fields: Of the contract, where the edit differs from the one that is timed.
+            fields: Fields of the contract that replace those of the timed edit.
         """
         sides = self.size.height, self.size.width, 3
         noise = np.random.default_rng(0).integers(0, 256, sides, dtype=np.uint8)
@@ -157,7 +159,7 @@ class Subject:
         return Edit(request, Image.fromarray(noise), self.size, self.size, seed=0)
 
     def edits_of_other_sizes(self) -> Iterator[Edit]:
-        """Yield edits of one step, each of another size, with and without negative prompt."""
+        """Yield edits of one step in other sizes, with and without a negative prompt."""
         for number, size in enumerate(self.other_sizes):
             edit = self.edit(
                 prompt="cloud " * (1 + 2 * number),

@@ -1,4 +1,4 @@
-"""The JSON of a GPU benchmark -> tables for a person to read."""
+"""Format the figures of the GPU benchmark as Markdown tables."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -25,11 +25,11 @@ _COLUMNS = {
     },
     "boot": {"seconds": "s"},
 }
-"""Of each part: the key in a row -> the column's title."""
+"""For each part, the keys of a row that are shown, and their columns' titles."""
 
 
 def tables(document: Document) -> str:
-    """Return all that the document holds, in Markdown; the targets last."""
+    """Return tables of all figures in the document, the targets last."""
     return "\n".join(_lines(document))
 
 

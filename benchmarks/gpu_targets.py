@@ -1,4 +1,4 @@
-"""What the figures are to reach, and whether they do. Pure arithmetic on what was measured.
+"""Define the targets of the GPU benchmark, and compute from the figures whether they are met.
 
 A target whose figures are missing is open, neither met nor missed.
 """
@@ -13,7 +13,7 @@ Document = dict[str, Any]
 Figure = Callable[[Document], float | None]
 
 FAST_CARDS = ("H100", "H200")
-"""The cards for which seconds are promised."""
+"""The cards that have targets in seconds."""
 
 NAMES = {
     "exact": "`exact`",
@@ -24,7 +24,7 @@ NAMES = {
 
 
 class Target(NamedTuple):
-    """A figure and its bound; `below` says on which side it must lie."""
+    """A figure and its bound, which is an upper one if `below`."""
 
     name: str
     figure: Figure
@@ -33,10 +33,10 @@ class Target(NamedTuple):
 
 
 def derive(document: Document) -> None:
-    """Add to the document what follows from its rows: ratios, and the targets.
+    """Add ratios and targets to the document.
 
-    Rows of `speed` get `x_eager`, how many times as fast as eager diffusers, and `x_floor`, how
-    many times the floor of this card (see `gpu_work.floor`); None where a figure is missing.
+    Rows of `speed` get `x_eager`, the speed relative to eager diffusers, and `x_floor`, the time
+    relative to the floor of this card (see `gpu_work.floor`); None where a figure is missing.
     """
     speed, rates = document.get("speed", {}), document.get("rates", {})
     eager = speed.get(EAGER, {}).get("median_seconds")

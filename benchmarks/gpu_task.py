@@ -1,7 +1,7 @@
-"""One task of `benchmarks/gpu.py`, in this process: a part, or one plan of a part.
+"""Run one task of `benchmarks/gpu.py` in this process: a part, or one plan of a part.
 
-It writes every finding to the JSON file at once. What this machine cannot do, and what fails, is
-written there too.
+Every finding is written to the JSON file at once, and so is the reason if this machine cannot run
+the task or the task fails.
 """
 
 import argparse
@@ -26,29 +26,29 @@ from gpu_targets import derive
 from kontext.errors import BootError
 
 Findings = Iterator[tuple[str, str, dict[str, Any]]]
-"""Of each the part, the row's name, and what belongs into the row."""
+"""Findings: the part, the row's name and its figures."""
 
 
 def main() -> None:
-    """Measure one thing; exit with `FAILED` if that failed, with `REFUSED` if nothing can be."""
+    """Run the task; exit with `FAILED` if it fails, with `REFUSED` if no task can run here."""
     faulthandler.enable()
     arguments = _parser().parse_args()
     if arguments.tiny:
-        torch.set_num_threads(1)  # tensors so small are done sooner than another core is called
+        torch.set_num_threads(1)  # more threads slow such small tensors down
     results = Results(arguments.out, derive)
     try:
         subject = Subject.tiny() if arguments.tiny else Subject.real()
-        results.claim(subject.machine)
+        results.set_machine(subject.machine)
     except (BootError, OtherMachineError) as error:
         print(error, file=sys.stderr)
         sys.exit(REFUSED)
     results.begin(arguments.part, arguments.name)
-    if not _carry_out(arguments, subject, results):
+    if not _measure(arguments, subject, results):
         sys.exit(FAILED)
 
 
-def _carry_out(arguments: argparse.Namespace, subject: Subject, results: Results) -> bool:
-    """Keep each finding at once; tell whether nothing failed."""
+def _measure(arguments: argparse.Namespace, subject: Subject, results: Results) -> bool:
+    """Measure and keep each finding at once; return whether nothing failed."""
     task = arguments.part, arguments.name
     try:
         for part, name, row in _PARTS[arguments.part](subject, arguments.name, arguments.out):
@@ -56,7 +56,7 @@ def _carry_out(arguments: argparse.Namespace, subject: Subject, results: Results
             print(f"  {part} {name}: {row}"[:300], flush=True)
     except (NotMeasurableError, BootError) as error:
         results.leave_out(*task, str(error))
-    except Exception:  # noqa: BLE001 - written where it will be looked for
+    except Exception:  # noqa: BLE001 - written to the file
         error_text = traceback.format_exc()
         print(error_text, file=sys.stderr)
         results.fail(*task, error_text[-4000:])

@@ -1,4 +1,4 @@
-"""What passes through a pipeline during one edit, seen by hooks that leave it as it is."""
+"""Observe a pipeline during one edit, by hooks that do not change the result."""
 
 import time
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from diffusers import FluxKontextPipeline
 
 
 class Watch:
-    """What passed through a pipeline during one edit.
+    """What hooks saw in a pipeline during one edit.
 
     Attributes:
-        latents: The last latents, batch x 16 x height / 8 x width / 8, float32, on the CPU.
-        inputs: What the transformer was given first, by name.
-        output: What it returned first, batch x tokens x 64.
-        computed: Calls of the transformer that were computed and not predicted.
+        latents: Last latents, batch x 16 x height / 8 x width / 8, float32, on the CPU.
+        inputs: Inputs of the transformer's first call, by name.
+        output: Output of the transformer's first call, batch x tokens x 64.
+        computed: Number of transformer calls that were computed and not predicted.
         phases: Seconds before the denoising loop, in it and after it.
     """
 
@@ -30,7 +30,7 @@ class Watch:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch the edit that is made within."""
+        """Observe the edit that runs within the block."""
         vae, transformer = self._pipeline.vae, self._pipeline.transformer
         self._last = now()
         with ExitStack() as stack:
@@ -68,7 +68,7 @@ class Watch:
 
 
 def now() -> float:
-    """Return the time at which the device has done all that it was told to; in seconds."""
+    """Wait until the device is idle, and return the time in seconds."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -1,12 +1,15 @@
-"""What the transformer computes in an edit, and the least time that a card needs for it. No torch.
+"""Compute the transformer's work in an edit, and the least time that a card needs for it. No torch.
 
-The floor is the bare products and attention, at the pace at which the card was seen to do them, and
-nothing else: no other kernel, no gap, no text encoder, no autoencoder.
+The floor is the time of the matrix products and attention alone, at the rates measured on the card:
+without other kernels, gaps, text encoders or autoencoder.
 """
 
 from typing import Any
 
-WIDTH, DOUBLE_BLOCKS, SINGLE_BLOCKS = 3072, 19, 38
+from flux_sizes import FULL
+
+WIDTH = FULL.transformer.width
+DOUBLE_BLOCKS, SINGLE_BLOCKS = FULL.transformer.double_blocks, FULL.transformer.single_blocks
 PROMPT_TOKENS = 512
 
 PRODUCTS = {
@@ -17,16 +20,16 @@ PRODUCTS = {
     "single block, in, joined": (1, 7),
     "single block, out": (5, 1),
 }
-"""Of a linear -> its inputs and outputs, in widths of the transformer."""
+"""The linear layers: inputs and outputs in multiples of the transformer's width."""
 
-PARTED = {
+SEPARATE = {
     "projection": 4 * DOUBLE_BLOCKS + 3 * SINGLE_BLOCKS,
     "network, in": DOUBLE_BLOCKS + SINGLE_BLOCKS,
     "network, out": DOUBLE_BLOCKS,
     "single block, out": SINGLE_BLOCKS,
 }
-"""How often a step has each, where every linear is a product of its own. A double block multiplies
-text and image apart; here they count as one product of all tokens."""
+"""Number of products in a step if every linear layer is one product. A double block multiplies text
+and image separately; here they count as one product of all tokens."""
 
 JOINED = {
     "projection": DOUBLE_BLOCKS,
@@ -36,19 +39,19 @@ JOINED = {
     "single block, in, joined": SINGLE_BLOCKS,
     "single block, out": SINGLE_BLOCKS,
 }
-"""The same work, where linears that read the same tokens are one product."""
+"""The same work if linear layers that read the same tokens are one product."""
 
 
 def tflop_per_step(width: int, height: int, references: int = 1) -> tuple[float, float]:
     """Return the work of one transformer call, in linears and in attention, in TFLOP.
 
-    A multiply and an add are two; 12 * width^2 weights a block that each token meets. The
-    modulation, which meets one vector, is left out.
+    A multiplication and an addition count as two. Each token is multiplied with 12 * width^2
+    weights of a block. The modulation is left out, because it is computed for one vector only.
 
     Args:
-        width: Of the result, in pixels.
-        height: Likewise.
-        references: Images of the result's area that the edit looks at.
+        width: Width of the result in pixels.
+        height: Height of the result in pixels.
+        references: Number of reference images of the result's area.
     """
     tokens = PROMPT_TOKENS + (1 + references) * width * height // 256
     blocks = DOUBLE_BLOCKS + SINGLE_BLOCKS
@@ -60,13 +63,13 @@ def tflop_per_step(width: int, height: int, references: int = 1) -> tuple[float,
 def floor(
     rates: dict[str, dict[str, Any]], products: str, attention: str, steps: int
 ) -> float | None:
-    """Return the seconds below which an edit cannot be on this card, if all was measured.
+    """Return the least seconds of an edit on this card, or None if a rate is missing.
 
     Args:
-        rates: What `gpu_rates.rates` found, by name.
+        rates: Rows of `gpu_rates.rates`, by name.
         products: Precision of the products: bfloat16, float8 or int8.
-        attention: Of attention: bfloat16 or float8; the quickest kernel that it allows counts.
-        steps: That are computed.
+        attention: Precision of attention, bfloat16 or float8; its fastest kernel counts.
+        steps: Number of steps that are computed.
     """
     seconds: dict[str, float] = {
         name: row["seconds"] for name, row in rates.items() if "seconds" in row
@@ -80,6 +83,6 @@ def floor(
         return None
     linears = min(
         sum(times * seconds[f"{products}: {name}"] for name, times in counts.items())
-        for counts in (PARTED, JOINED)
+        for counts in (SEPARATE, JOINED)
     )
     return steps * (linears + (DOUBLE_BLOCKS + SINGLE_BLOCKS) * min(kernels))

@@ -1,54 +1,44 @@
-"""What `kontext.local` costs: under load, and for a single job beside the SDK's own local server.
+"""Measure what `kontext.local` costs: under load, and for one job beside the SDK's local server.
 
-Under load, clients send jobs by /run and poll /status, while workers in this process take them
-with the calls that Runpod's SDK makes (the SDK itself takes no more than one job a second).
+Under load, clients send jobs by /run and poll /status. Workers in this process take the jobs by the
+calls that Runpod's SDK makes, because the SDK itself takes no more than one job a second.
 
-At no load, one job after another is sent by /runsync, and what its handler took is subtracted.
-With a worker of this process the rest is the server's cost alone; with the real SDK also its
-loop's, which looks for a taken job every 0.1 s; with `--rp_serve_api` it is the cost of the SDK's
-own local server, which has neither queue nor worker process.
+Without load, jobs are sent one after another by /runsync, and their handler's time is subtracted.
+With a worker of this process the rest is the server's cost alone; with the real SDK it includes the
+SDK's loop, which looks for a taken job every 0.1 s; with `--rp_serve_api` it is the cost of the
+SDK's own local server, which has neither a queue nor a worker process.
 """
 
 import argparse
 import asyncio
 import json
-import os
 import random
-import socket
 import statistics
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from fake_handler import handler
+from local_servers import ControlPlane, our_server, rp_serve_api
 
-from kontext.local.server import Options, Server
-
-FAKE_HANDLER = Path(__file__).with_name("fake_handler.py")
 POLL_SECONDS = 0.1, 0.3
-"""At random: each client has its own pace."""
+"""Range of the random pause between two polls of a client."""
 
 REST_SECONDS = 1.2, 1.3
-"""After a job at no load: the SDK's loop sleeps a second first, and then looks every 0.1 s, which
-must not always be in the same phase."""
+"""Range of the random pause after a job without load. The SDK's loop first sleeps a second and then
+looks every 0.1 s; a constant pause would always meet it in the same phase."""
 
-CHANCE = random.Random(0)  # noqa: S311 - no secret
+RANDOM = random.Random(0)  # noqa: S311 - no secret
 
 Found = dict[str, float]
-Plane = Mapping[str, str]
 
 
 def main() -> None:
-    """Measure; print a table and, at the end, one line of JSON."""
+    """Measure, and print a table and one line of JSON."""
     arguments = _parser().parse_args()
     found = asyncio.run(_measure(arguments))
     for name, value in found.items():
@@ -65,20 +55,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--jobs", type=int, default=1000, help="under load; default 1000")
     parser.add_argument("--clients", type=int, default=100, help="at once; default 100")
     parser.add_argument("--workers", type=int, default=8, help="at once; default 8")
-    parser.add_argument("--single", type=int, default=30, help="jobs at no load; default 30")
+    parser.add_argument("--single", type=int, default=30, help="jobs without load; default 30")
     parser.add_argument(
-        "--seconds", type=float, default=0.05, help="that the fake takes for a job; default 0.05"
+        "--seconds", type=float, default=0.05, help="seconds of a job; default 0.05"
     )
     return parser
 
 
 async def _measure(arguments: argparse.Namespace) -> Found:
     found = await _under_load(arguments)
-    async with _server() as (url, plane), _working(1, plane, Counter()):
+    async with our_server() as (url, plane), _working(1, plane, Counter()):
         found |= await _overheads("server alone", f"{url}/v2/any", arguments)
-    async with _server(sdk_workers=1) as (url, _):
+    async with our_server(sdk_workers=1) as (url, _):
         found |= await _overheads("server and SDK worker", f"{url}/v2/any", arguments)
-    async with _rp_serve_api() as url:
+    async with rp_serve_api() as url:
         found |= await _overheads("rp_serve_api", url, arguments)
     return found
 
@@ -89,7 +79,7 @@ async def _measure(arguments: argparse.Namespace) -> Found:
 async def _under_load(arguments: argparse.Namespace) -> Found:
     numbers, latencies, taken = iter(range(arguments.jobs)), list[float](), Counter[str]()
     async with (
-        _server() as (url, plane),
+        our_server() as (url, plane),
         _working(arguments.workers, plane, taken),
         aiohttp.ClientSession(f"{url}/v2/any/", connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
@@ -116,13 +106,13 @@ async def _under_load(arguments: argparse.Namespace) -> Found:
 async def _client(
     session: aiohttp.ClientSession, numbers: Iterator[int], seconds: float, latencies: list[float]
 ) -> list[dict[str, Any]]:
-    """Run jobs, one after another, until there are no more numbers; return how they ended."""
+    """Run one job after another until no numbers are left; return the finished jobs."""
     jobs = []
     for number in numbers:
         async with session.post("run", json=_body(number, seconds)) as answer:
             job = await answer.json()
         while job["status"] in {"IN_QUEUE", "IN_PROGRESS"}:
-            await asyncio.sleep(CHANCE.uniform(*POLL_SECONDS))
+            await asyncio.sleep(RANDOM.uniform(*POLL_SECONDS))
             start = time.perf_counter()
             async with session.get(f"status/{job['id']}") as answer:
                 job = await answer.json()
@@ -136,8 +126,8 @@ def _body(number: int, seconds: float) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _working(count: int, plane: Plane, taken: Counter[str]) -> AsyncIterator[None]:
-    """Work off jobs during the block; count how often each is taken."""
+async def _working(count: int, plane: ControlPlane, taken: Counter[str]) -> AsyncIterator[None]:
+    """Run workers during the block, and count how often each job is taken."""
     headers = {"Authorization": plane["RUNPOD_AI_API_KEY"]}
     async with aiohttp.ClientSession(headers=headers) as session:
         names = [f"worker-{number}" for number in range(count)]
@@ -150,7 +140,7 @@ async def _working(count: int, plane: Plane, taken: Counter[str]) -> AsyncIterat
 
 
 async def _work(
-    session: aiohttp.ClientSession, plane: Plane, name: str, taken: Counter[str]
+    session: aiohttp.ClientSession, plane: ControlPlane, name: str, taken: Counter[str]
 ) -> None:
     take = plane["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", name)
     done = plane["RUNPOD_WEBHOOK_POST_OUTPUT"].replace("$RUNPOD_POD_ID", name)
@@ -165,11 +155,11 @@ async def _work(
             pass
 
 
-# ---- At no load
+# ---- Without load
 
 
 async def _overheads(what: str, url: str, arguments: argparse.Namespace) -> Found:
-    """Find what a job takes beyond its handler, in milliseconds."""
+    """Return the milliseconds that a job takes beyond its handler."""
     overheads = []
     async with aiohttp.ClientSession(f"{url}/") as session:
         for number in range(arguments.single + 1):
@@ -177,77 +167,12 @@ async def _overheads(what: str, url: str, arguments: argparse.Namespace) -> Foun
             async with session.post("runsync", json=_body(number, arguments.seconds)) as answer:
                 job = await answer.json()
             overheads.append((time.perf_counter() - start - job["output"]["seconds"]) * 1000)
-            await asyncio.sleep(CHANCE.uniform(*REST_SECONDS))
-    del overheads[0]  # it waited for the worker to boot
+            await asyncio.sleep(RANDOM.uniform(*REST_SECONDS))
+    del overheads[0]  # the first job waited for the worker to start
     return {
         f"{what}, median, ms": round(statistics.median(overheads), 2),
         f"{what}, worst, ms": round(max(overheads), 2),
     }
-
-
-# ---- The servers, each in a process of its own
-
-
-@asynccontextmanager
-async def _server(sdk_workers: int = 0) -> AsyncIterator[tuple[str, Plane]]:
-    """Run our server during the block; return its address and what a worker must know."""
-    spawn = get_context("spawn")
-    ours, theirs = spawn.Pipe()
-    with tempfile.TemporaryDirectory() as directory:
-        process = spawn.Process(target=_serve, args=(Path(directory), sdk_workers, theirs))
-        process.start()
-        theirs.close()
-        try:
-            yield await asyncio.to_thread(ours.recv)
-        finally:
-            ours.close()
-            await asyncio.to_thread(process.join)
-
-
-def _serve(directory: Path, sdk_workers: int, pipe: Connection) -> None:
-    async def serve() -> None:
-        environment = {**os.environ, "RUNPOD_SKIP_GPU_CHECK": "true", "RUNPOD_LOG_LEVEL": "ERROR"}
-        workers = [environment] * sdk_workers
-        server = Server(Options(directory / "queue.sqlite", workers, FAKE_HANDLER))
-        stop = asyncio.Event()
-        pipe.send((server.url, server.control_plane))
-        its_end = asyncio.create_task(asyncio.to_thread(pipe.poll, None))
-        its_end.add_done_callback(lambda _: stop.set())
-        await server.run(stop)
-
-    asyncio.run(serve())
-
-
-@asynccontextmanager
-async def _rp_serve_api() -> AsyncIterator[str]:
-    """Run the SDK's own local server during the block."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(FAKE_HANDLER), "--rp_serve_api", "--rp_api_host", "127.0.0.1"),
-        *("--rp_api_port", str(port)),
-        env={**os.environ, "RUNPOD_LOG_LEVEL": "ERROR"},
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        await _listening(port)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def _listening(port: int) -> None:
-    async with asyncio.timeout(60):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                await asyncio.sleep(0.1)
-            else:
-                writer.close()
-                return
 
 
 if __name__ == "__main__":

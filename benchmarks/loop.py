@@ -1,7 +1,7 @@
-"""How much of the time the GPU works, beside a worker that does one thing after another.
+"""Measure how much of the time the GPU is busy, beside a worker that does one step after another.
 
-Production mode, real SDK, the local server with a full queue; fetching, GPU and storing are sleeps
-of a fixed length, so that the figures hold on any machine.
+The worker runs in production mode on the real SDK and a local server with a full queue. Fetching,
+GPU and storing are sleeps of a fixed length, so that the figures hold on any machine.
 """
 
 import argparse
@@ -21,7 +21,7 @@ INPUT = {"prompt": "x", "image": "data:,", "size": "256*256"}
 
 
 class Turn(NamedTuple):
-    """One edit on a worker's executor; seconds since the epoch."""
+    """One edit on a worker's GPU thread, in seconds since the epoch."""
 
     began: float
     ended: float
@@ -29,14 +29,14 @@ class Turn(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one run of the queue showed."""
+    """The edits and the finished jobs of one run of the queue."""
 
     turns: list[Turn]
     jobs: list[dict[str, Any]]
 
     @property
     def busy(self) -> float:
-        """Return the share of the time, from first to last edit, that the executor was busy."""
+        """Share of the time from the first to the last edit in which the GPU thread was busy."""
         worked = sum(turn.ended - turn.began for turn in self.turns)
         first, last = self.turns[0].began, max(turn.ended for turn in self.turns)
         return worked / (last - first) / len({turn.worker for turn in self.turns})
@@ -55,9 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--jobs", type=int, default=50, help="in the queue (default: 50)")
-    parser.add_argument(
-        "--gpu", type=float, default=1.0, help="seconds on the executor (default: 1)"
-    )
+    parser.add_argument("--gpu", type=float, default=1.0, help="seconds on the GPU (default: 1)")
     parser.add_argument("--fetch", type=float, default=0.15, help="seconds (default: 0.15)")
     parser.add_argument("--store", type=float, default=0.2, help="seconds (default: 0.2)")
     return parser
@@ -76,7 +74,7 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
         "idle_while_waiting_s": round(_idle_while_waiting(shared), 3),
     }
     print(
-        f"| worker | jobs | executor busy |\n| --- | --- | --- |\n"
+        f"| worker | jobs | GPU busy |\n| --- | --- | --- |\n"
         f"| ours | {len(paced.jobs)} | {paced.busy:.1%} |\n"
         f"| plain handler | {len(plain.jobs)} | {plain.busy:.1%} |"
     )
@@ -84,42 +82,47 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 async def _run(arguments: argparse.Namespace, worker: str, jobs: int, workers: int) -> Run:
-    """Queue the jobs, start the workers, and return when all have ended."""
+    """Queue the jobs, start the workers, and return when all jobs have ended."""
     with tempfile.TemporaryDirectory() as directory:
-        executor = Path(directory, "executor")
-        each = [environment(arguments, executor)] * workers
+        turns_file = Path(directory, "turns")
+        each = [environment(arguments, turns_file)] * workers
         server = Server(Options(Path(directory, "queue"), each, HERE / worker))
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))
-        while not all(worker.ready for worker in server.workers):  # noqa: ASYNC110 - no event
+        while not all(worker.is_ready for worker in server.workers):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.1)
         ids = [server.queue.submit(Submission(input=INPUT), sync=False).id for _ in range(jobs)]
-        ended = [await server.queue.finished(job_id, 600) for job_id in ids]
+        ended = [await server.queue.wait_until_finished(job_id, 600) for job_id in ids]
         stop.set()
         await running
-        turns = _turns(executor)
+        turns = _turns(turns_file)
         return Run(turns, [job.envelope() for job in ended if job])
 
 
-def environment(arguments: argparse.Namespace, executor: Path) -> dict[str, str]:
-    """Return what `paced_worker.py` and `plain_worker.py` run with, and note their turns in."""
+def environment(arguments: argparse.Namespace, turns_file: Path) -> dict[str, str]:
+    """Return the environment of `paced_worker.py` and `plain_worker.py`.
+
+    Args:
+        arguments: The seconds that each step takes.
+        turns_file: File to which the workers append their turns on the GPU.
+    """
     return {
         **os.environ,
-        "LANE": str(executor),
-        "GPU": str(arguments.gpu),
-        "FETCH": str(arguments.fetch),
-        "STORE": str(arguments.store),
+        "TURNS_FILE": str(turns_file),
+        "GPU_SECONDS": str(arguments.gpu),
+        "FETCH_SECONDS": str(arguments.fetch),
+        "STORE_SECONDS": str(arguments.store),
         "RUNPOD_SKIP_GPU_CHECK": "true",
     }
 
 
-def _turns(executor: Path) -> list[Turn]:
-    lines = [line.split() for line in executor.read_text().splitlines()]
+def _turns(turns_file: Path) -> list[Turn]:
+    lines = [line.split() for line in turns_file.read_text().splitlines()]
     return [Turn(float(began), float(ended), worker) for began, ended, worker in lines]
 
 
 def _idle_while_waiting(run: Run) -> float:
-    """Return the longest that a worker stood idle while a job waited for another one's executor."""
+    """Return the longest time that a worker was idle while a job waited for another's GPU."""
     longest = 0.0
     for turn in run.turns:
         for worker in {other.worker for other in run.turns} - {turn.worker}:

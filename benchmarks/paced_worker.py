@@ -1,6 +1,6 @@
-"""Our worker on the SDK's loop, with images, GPU and bucket that only take their time.
+"""Run our worker on the SDK's loop, with sleeps for fetching, GPU and storing.
 
-Each edit is a line in the file that LANE names: when it got the GPU executor and when it left it.
+Each edit appends a line to the file TURNS_FILE: when it began on the GPU thread and when it ended.
 """
 
 import asyncio
@@ -21,61 +21,61 @@ from kontext.settings import Settings
 from kontext.storage.result_file import ResultFile
 from kontext.worker import Worker
 
-FETCH, LANE, STORE = (float(os.environ[name]) for name in ("FETCH", "GPU", "STORE"))
-"""Seconds that each takes."""
-
+FETCH_SECONDS = float(os.environ["FETCH_SECONDS"])
+GPU_SECONDS = float(os.environ["GPU_SECONDS"])
+STORE_SECONDS = float(os.environ["STORE_SECONDS"])
 STEPS = 20
 
 
 class SlowSource(ImageFetcher):
-    """Every image takes its time."""
+    """A source that sleeps and returns a plain image."""
 
     async def fetch(self, _url: str, _pixels: int | None = None) -> Image.Image:
-        """Return a plain image."""
-        await asyncio.sleep(FETCH)
+        """Sleep, and return a plain image."""
+        await asyncio.sleep(FETCH_SECONDS)
         return Image.new("RGB", (256, 256))
 
 
 class SleepingEditor:
-    """Keeps the executor for as long as an edit would."""
+    """An editor that sleeps step by step on the GPU thread."""
 
     model, revision, mode = "fake", "0", "exact"
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
-        """Sleep step by step, and note how long."""
+        """Sleep step by step, note the turn, and return a plain image."""
         began = time.time()
         for step in range(STEPS):
-            time.sleep(max(0.0, began + LANE * (step + 1) / STEPS - time.time()))
+            time.sleep(max(0.0, began + GPU_SECONDS * (step + 1) / STEPS - time.time()))
             on_step(step + 1)
         note(began)
         return Image.new("RGB", (edit.size.width, edit.size.height))
 
 
-class Lenient:
-    """Passes everything."""
+class NoSafetyChecker:
+    """A safety checker that passes every image."""
 
     def flags(self, _image: Image.Image) -> bool:
-        """Pass."""
+        """Pass the image."""
         return False
 
 
 class SlowStorage:
-    """Every upload takes its time."""
+    """A storage that sleeps and keeps nothing."""
 
     async def store(self, file: ResultFile) -> str:
-        """Return a link that leads nowhere."""
-        await asyncio.sleep(STORE)
+        """Sleep, and return a link that leads nowhere."""
+        await asyncio.sleep(STORE_SECONDS)
         return f"https://bucket.invalid/{file.name}"
 
 
 def note(began: float) -> None:
-    """Append a turn on the executor; short lines are never torn."""
-    with Path(os.environ["LANE"]).open("a") as executor:
-        executor.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
+    """Append a turn to the file; workers may share it, as short lines are written whole."""
+    with Path(os.environ["TURNS_FILE"]).open("a") as turns:
+        turns.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
 
 
 def main() -> None:
-    """Run it as `handler.py` runs, less the boot."""
+    """Run the worker as `handler.py` does, without the boot."""
     settings = Settings.load()
     logs.configure(settings.production)
     from kontext.serverless.sdk import hand_over, post_progress
@@ -86,7 +86,9 @@ def main() -> None:
     )
     source = SlowSource(address_policy(settings))
     editor, storage = SleepingEditor(), SlowStorage()
-    worker = Worker(settings, source, editor, Lenient(), storage, post_progress, executor, prefetch)
+    worker = Worker(
+        settings, source, editor, NoSafetyChecker(), storage, post_progress, executor, prefetch
+    )
     hand_over(worker.run, prefetch, executor, settings.shutdown_seconds)
 
 

@@ -1,4 +1,4 @@
-"""The baseline: a synchronous handler, one thing after another, as Runpod's own workers are."""
+"""Run the baseline: a synchronous handler, one step after another, like Runpod's own workers."""
 
 import os
 import time
@@ -7,18 +7,19 @@ from typing import Any
 
 import runpod.serverless
 
-FETCH, LANE, STORE = (float(os.environ[name]) for name in ("FETCH", "GPU", "STORE"))
-"""Seconds that each takes."""
+FETCH_SECONDS = float(os.environ["FETCH_SECONDS"])
+GPU_SECONDS = float(os.environ["GPU_SECONDS"])
+STORE_SECONDS = float(os.environ["STORE_SECONDS"])
 
 
 def handler(_job: dict[str, Any]) -> dict[str, Any]:
-    """Fetch, edit, store."""
-    time.sleep(FETCH)
+    """Sleep for fetching, GPU and storing, and note the turn on the GPU."""
+    time.sleep(FETCH_SECONDS)
     began = time.time()
-    time.sleep(LANE)
-    with Path(os.environ["LANE"]).open("a") as executor:
-        executor.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
-    time.sleep(STORE)
+    time.sleep(GPU_SECONDS)
+    with Path(os.environ["TURNS_FILE"]).open("a") as turns:
+        turns.write(f"{began} {time.time()} {os.environ['RUNPOD_POD_ID']}\n")
+    time.sleep(STORE_SECONDS)
     return {"image_url": "https://bucket.invalid/x", "cost": 0.0}
 
 

@@ -1,8 +1,8 @@
-"""How long a worker takes to end when it is told to, and what becomes of the jobs it holds.
+"""Measure how long a worker takes to shut down, and what becomes of the jobs that it holds.
 
-Production mode, real SDK, the local server; fetching, GPU and storing are sleeps. SIGTERM comes
-when one job is on the GPU executor and the next has been taken ahead; a plain handler has but one.
-A job is finished, or queued again for the next worker, or lost.
+The worker runs in production mode on the real SDK and the local server; fetching, GPU and storing
+are sleeps. SIGTERM comes when one job is on the GPU thread and the next is prefetched; a plain
+handler holds one job only. Each job is then finished, requeued for the next worker, or lost.
 """
 
 import argparse
@@ -24,15 +24,15 @@ HERE = Path(__file__).parent
 JOBS = 5
 
 
-class End(NamedTuple):
-    """What one worker's end showed."""
+class Shutdown(NamedTuple):
+    """The seconds of one worker's shutdown, and how many jobs had which status then."""
 
     seconds: float
     statuses: Counter[Status]
 
     @property
     def lost(self) -> int:
-        """Jobs neither finished nor queued again."""
+        """Number of jobs neither finished nor requeued."""
         return JOBS - self.statuses[Status.COMPLETED] - self.statuses[Status.IN_QUEUE]
 
 
@@ -48,22 +48,22 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--gpu", type=float, default=3.0, help="seconds on the executor (default: 3)"
-    )
+    parser.add_argument("--gpu", type=float, default=3.0, help="seconds on the GPU (default: 3)")
     parser.add_argument("--fetch", type=float, default=0.15, help="seconds (default: 0.15)")
     parser.add_argument("--store", type=float, default=0.2, help="seconds (default: 0.2)")
-    parser.add_argument("--grace", type=float, default=10, help="seconds allowed (default: 10)")
+    parser.add_argument(
+        "--grace", type=float, default=10, help="graceful period in seconds (default: 10)"
+    )
     return parser
 
 
 async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
     ends = {
-        "ours": await _end(arguments, "paced_worker.py", arguments.grace, held=2),
-        "ours, no time": await _end(arguments, "paced_worker.py", 0, held=2),
-        "plain handler": await _end(arguments, "plain_worker.py", arguments.grace, held=1),
+        "ours": await _shut_down(arguments, "paced_worker.py", arguments.grace, held=2),
+        "ours, no time": await _shut_down(arguments, "paced_worker.py", 0, held=2),
+        "plain handler": await _shut_down(arguments, "plain_worker.py", arguments.grace, held=1),
     }
-    print("| worker | grace, s | ended after, s | finished | queued again | lost |")
+    print("| worker | grace, s | ended after, s | finished | requeued | lost |")
     print("| --- | --- | --- | --- | --- | --- |")
     for name, end in ends.items():
         grace = 0 if name == "ours, no time" else arguments.grace
@@ -78,21 +78,23 @@ async def _measure(arguments: argparse.Namespace) -> dict[str, float]:
     }
 
 
-async def _end(arguments: argparse.Namespace, worker: str, grace: float, held: int) -> End:
-    """Tell a worker to end once it has so many jobs, and look at the jobs when it is gone."""
+async def _shut_down(
+    arguments: argparse.Namespace, worker: str, grace: float, held: int
+) -> Shutdown:
+    """Shut a worker down once it holds that many jobs, and look at the jobs afterwards."""
     with tempfile.TemporaryDirectory() as directory:
         database = Path(directory, "queue")
-        each = [environment(arguments, Path(directory, "executor"))]
+        each = [environment(arguments, Path(directory, "turns"))]
         server = Server(Options(database, each, HERE / worker, grace_seconds=grace))
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))
         ids = [server.queue.submit(Submission(input=INPUT), sync=False).id for _ in range(JOBS)]
         while server.queue.store.counts().get(Status.IN_PROGRESS, 0) < held:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        told = time.perf_counter()
+        began = time.perf_counter()
         stop.set()
         await running
-        return End(time.perf_counter() - told, _statuses(database, ids))
+        return Shutdown(time.perf_counter() - began, _statuses(database, ids))
 
 
 def _statuses(database: Path, ids: list[str]) -> Counter[Status]:

@@ -1,8 +1,9 @@
-"""Whether a worker stays as it is: memory, threads and files over thousands of jobs.
+"""Measure whether a worker leaks memory, threads or files over thousands of jobs.
 
-Production mode, real SDK, the local server, the stand-in model at 256*256, a real S3 server on
-loopback. Memory is what the worker's process keeps resident; its slope is fitted to the second
-half of the run, when caches are full, and its noise is twice its standard error.
+The worker runs in production mode on the real SDK and the local server, with the stand-in model at
+256*256 and a real S3 server on loopback. Memory is the resident memory of the worker's process. Its
+slope is fitted to the second half of the run, when caches are full; its noise is twice the slope's
+standard error.
 """
 
 import argparse
@@ -23,8 +24,8 @@ from kontext.local.server import Options, Server
 from kontext.storage import embedded_bucket
 
 ROOT = Path(__file__).parent.parent
-AT_ONCE = 8
-"""Jobs in the queue, so that the worker never waits for one."""
+QUEUED_JOBS = 8
+"""Number of jobs kept in the queue, so that the worker never waits for one."""
 
 
 class Sample(NamedTuple):
@@ -42,7 +43,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--jobs", type=int, default=2000, help="in all (default: 2000)")
+    parser.add_argument("--jobs", type=int, default=2000, help="number of jobs (default: 2000)")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         print(json.dumps(asyncio.run(_measure(arguments.jobs, Path(directory)))))
@@ -54,7 +55,7 @@ async def _measure(jobs: int, directory: Path) -> dict[str, float]:
     with embedded_bucket.serve(directory / "bucket") as bucket:
         environment = {
             **os.environ,
-            "MIN_GENERATION_MEGAPIXELS": "0",  # the size that is named above, not a larger one
+            "MIN_GENERATION_MEGAPIXELS": "0",  # generate 256*256 at that size, not larger
             **bucket,
             "STAND_IN": "model,safety",
             "OMP_NUM_THREADS": "1",
@@ -72,17 +73,17 @@ async def _measure(jobs: int, directory: Path) -> dict[str, float]:
 
 
 async def _soak(server: Server, jobs: int) -> tuple[list[Sample], int]:
-    """Keep the queue filled until `jobs` have ended; return samples and failures."""
+    """Run `jobs` jobs from a full queue; return a sample after each, and the number of failures."""
     job = json.loads((ROOT / "test_input.json").read_text())["input"]
     job |= {"size": "256*256", "num_inference_steps": 1}
     samples: list[Sample] = []
     failed = 0
     waiting: list[str] = []
     began = time.monotonic()
-    for number in range(jobs + AT_ONCE):
+    for number in range(jobs + QUEUED_JOBS):
         if number < jobs:
             waiting.append(server.queue.submit(Submission(input=job), sync=False).id)
-        if number >= AT_ONCE:
+        if number >= QUEUED_JOBS:
             failed += not await _succeeds(server, waiting.pop(0))
             samples.append(_sample(server, len(samples) + 1))
             if len(samples) % 100 == 0:
@@ -96,12 +97,12 @@ async def _soak(server: Server, jobs: int) -> tuple[list[Sample], int]:
 
 
 async def _succeeds(server: Server, job_id: str) -> bool:
-    job = await server.queue.finished(job_id, 120)
+    job = await server.queue.wait_until_finished(job_id, 120)
     return job is not None and job.status == Status.COMPLETED
 
 
 def _sample(server: Server, jobs: int) -> Sample:
-    """Look at the worker: the child of the shell that ties it to the server."""
+    """Look at the worker's process, the child of the shell that ends it with the server."""
     shell = psutil.Process(server.workers[0].pid)
     worker: Any = next(p for p in shell.children() if "handler.py" in " ".join(p.cmdline()))
     return Sample(jobs, worker.memory_info().rss / 1024, worker.num_threads())
@@ -133,9 +134,9 @@ def _found(samples: list[Sample], jobs: int, failed: int, left: int) -> dict[str
 
 
 def _slope(samples: list[Sample]) -> tuple[float, float]:
-    """Return kB a job and twice its standard error, from the means of ten parts.
+    """Return the slope in kB per job and twice its standard error.
 
-    Neighbouring samples resemble each other; the parts' means do so no more.
+    The line is fitted to the means of ten parts, because single samples depend on their neighbours.
     """
     parts = np.array_split(np.array([(s.jobs, s.resident_kb) for s in samples]), 10)
     jobs, resident = np.array([part.mean(axis=0) for part in parts]).T

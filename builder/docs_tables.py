@@ -20,7 +20,8 @@ from kontext.images.decoder_protocol import (
 from kontext.images.fetch import FetchLimits
 from kontext.images.file_structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS
 from kontext.images.input_limits import MAX_MEGAPIXELS, MAX_SIDE, MIN_SIDE
-from kontext.inference.mode import Card, choose, holdable, peak, weights
+from kontext.inference.memory import peak_bytes, weight_bytes
+from kontext.inference.mode import Card, choose, supported_modes
 from kontext.settings import Settings
 
 
@@ -67,8 +68,8 @@ def modes() -> str:
     for name, card in CARDS.items():
         plan = choose("auto", card)
         layers = f"{plan.transformer}, {plan.modulation}, {plan.text_encoder}"
-        memory = f"{weights(plan) / 1e9:.1f} / {peak(plan) / 1e9:.1f} GB"
-        held = ", ".join(f"`{mode}`" for mode in holdable(card))
+        memory = f"{weight_bytes(plan) / 1e9:.1f} / {peak_bytes(plan) / 1e9:.1f} GB"
+        held = ", ".join(f"`{mode}`" for mode in supported_modes(card))
         rows.append((name, f"`{plan.mode}`", layers, memory, held))
     head = (
         "Card",
@@ -89,7 +90,7 @@ def failures() -> str:
         errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
-        errors.WorkerEnding,
+        errors.WorkerShutdown,
         errors.StorageError,
         errors.BootError,
         errors.KontextError,

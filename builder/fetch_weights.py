@@ -1,7 +1,7 @@
 """Fetches a model's weights from the Hugging Face Hub while the image is built.
 
-Knows only `huggingface_hub`, which also finds the token for a gated model (in HF_TOKEN or in the
-file that HF_TOKEN_PATH names). What fails, fails the build with one sentence.
+Needs only `huggingface_hub`, which also finds the token for a gated model (in HF_TOKEN or in the
+file that HF_TOKEN_PATH names). An error fails the build with one sentence.
 """
 
 import argparse
@@ -20,17 +20,17 @@ from huggingface_hub.errors import (
 
 
 class FetchFailed(Exception):
-    """Why a model was not fetched; read by whoever builds the image."""
+    """Raised with the reason why a model was not fetched, for the person who builds the image."""
 
 
 def fetch(repository: str, revision: str, into: Path, patterns: list[str]) -> Path:
     """Fetch the files of `repository` that match `patterns` into a directory of its name.
 
     Returns:
-        The directory; beside the files it records the commit.
+        The directory, in which the commit is recorded beside the files.
 
     Raises:
-        FetchFailed: One sentence on why, and what to do about it.
+        FetchFailed: The model was not fetched; its sentence says why, and what to do.
     """
     directory = into / repository.rpartition("/")[2]
     try:
@@ -40,12 +40,13 @@ def fetch(repository: str, revision: str, into: Path, patterns: list[str]) -> Pa
     except (OSError, HFValidationError) as error:
         raise FetchFailed(_reason(repository, revision, error)) from error
     files = [path.relative_to(directory).as_posix() for path in directory.rglob("*")]
-    if absent := [pattern for pattern in patterns if not fnmatch.filter(files, pattern)]:
-        raise FetchFailed(f"{repository} at {revision} holds no {', '.join(absent)}")
+    if missing := [pattern for pattern in patterns if not fnmatch.filter(files, pattern)]:
+        raise FetchFailed(f"{repository} at {revision} holds no {', '.join(missing)}")
     return directory
 
 
 def _reason(repository: str, revision: str, error: Exception) -> str:
+    """Return one sentence for an error of `huggingface_hub`."""
     page = f"https://huggingface.co/{repository}"
     match error:
         case GatedRepoError():
@@ -70,7 +71,7 @@ def _reason(repository: str, revision: str, error: Exception) -> str:
 
 
 def main() -> None:
-    """Read the command line, fetch, and say where the weights lie."""
+    """Fetch what the command line names, and print the directory."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("repository", help="organisation/name on the Hub")
     parser.add_argument("revision", help="commit, so that the same build gives the same image")

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Builds the Dockerfile as it stands and runs the image, without a registry, the Hub or a GPU.
+# Builds the Dockerfile unchanged and runs the image, without a registry, the Hub or a GPU.
 #
 # Needs Debian, root, Debian's and Python's package servers, and 30 GB of disk (10 GB with
-# torch's CPU build: PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL says where it lies). STORAGE_DRIVER=vfs
-# serves where overlay cannot be mounted, for example in a container, but copies each layer: it
-# takes over 60 GB and many times as long. Prints what it replaces.
+# torch's CPU build, which PIP_FIND_LINKS or PIP_EXTRA_INDEX_URL must name). Where overlay cannot be
+# mounted, for example in a container, STORAGE_DRIVER=vfs works too, but copies each layer: it takes
+# over 60 GB and many times as long. Prints what it replaces.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,7 +35,7 @@ install_tools() {
     apt-get update && apt-get install --yes --no-install-recommends buildah debootstrap
 }
 
-# Gives the FROM line's name to the same release of Debian, whose own Python has the same version.
+# Builds the base image from the same release of Debian, whose own Python has the same version.
 make_base() {
     local image release container
     image=$(sed -nE 's/^FROM .*(python:\S+) AS base$/\1/p' Dockerfile)
@@ -60,13 +60,13 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-import random_model
+import flux_model
 from kontext.inference import stand_in
 
 root, model = Path(sys.argv[1]), Path(sys.argv[1], sys.argv[2])
 for part in stand_in.classifier():
     part.save_pretrained(root / "Falconsai/nsfw_image_detection")
-random_model.pipeline().save_pretrained(model)
+flux_model.pipeline().save_pretrained(model)
 (model / "LICENSE.md").write_text("FLUX.1 [dev] Non-Commercial License")
 (model / "flux1-kontext-dev.safetensors").write_text("the same weights again")
 second = root / "CompVis/stable-diffusion-safety-checker"
@@ -84,8 +84,7 @@ END
     printf %s "$TOKEN" > "$WORK/token"
 }
 
-# What the build sees of this machine: its CA bundle, in case a proxy re-signs TLS, and where it
-# takes Python packages from.
+# Gives the build this machine's CA bundle, in case a proxy re-signs TLS, and its package indexes.
 mounts=()
 share_machine() {
     local place bundle=/etc/ssl/certs/ca-certificates.crt
@@ -112,7 +111,7 @@ build() {
     builder images --format '   {{.Name}}: {{.Size}}' "$tag"
 }
 
-# Runs a command in an image, as the image's own user.
+# Runs a command in an image as the image's user.
 inside() {
     local tag=$1 container
     shift

@@ -1,1 +1,4 @@
-"""The CUDA code of every plan, generated and compiled on a machine that has no GPU."""
+"""Generates and compiles the CUDA code of every plan on a machine that has no GPU.
+
+make codegen-check
+"""

@@ -1,10 +1,10 @@
-"""Compiles the transformer's blocks for every card and plan, on a machine that has no GPU.
+"""Compile the transformer's blocks for every card and plan, on a machine that has no GPU.
 
     make codegen-check
 
-Prints the kernels that one block launches, before (diffusers' own) and after, and the bytes that
-spill from registers. Fails if anything cannot be compiled, if a graph breaks, or if a kind of
-block needs more than one graph. Says nothing of time or of numbers: nothing is run.
+Prints how many kernels one block launches in diffusers (before) and in the worker (after), and how
+many bytes spill from registers. Fails if anything cannot be compiled, if a graph breaks, or if a
+kind of block needs more than one graph. Nothing is run, so it shows neither speed nor correctness.
 """
 
 import argparse
@@ -22,47 +22,48 @@ from typing import Any, NamedTuple, get_args
 from codegen_check.cards import CARDS
 from kontext.errors import BootError
 from kontext.inference import mode
-from kontext.inference.mode import EXACT, Card, Plan
+from kontext.inference.mode import Card
+from kontext.inference.plan import EXACT, Attention, Plan
 from kontext.settings import Mode
 
 _COLUMNS = "{:7} {:14} {:14} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}"
 
 
 class Case(NamedTuple):
-    """What is compiled: a plan as far as the blocks depend on it."""
+    """A card, and the part of a plan that the blocks depend on."""
 
     capability: str
     plan: Plan
 
     @property
     def graphs(self) -> int:
-        """One for each kind of block and of attention."""
+        """Number of graphs expected: one for each kind of block and of attention."""
         return 4 if self.plan.float8_attention else 2
 
     @property
     def before(self) -> "Case":
-        """The case of diffusers' own blocks, which have no FlashAttention 3 here."""
-        attention: mode.Attention = "cudnn" if self.plan.attention == "cudnn" else "torch"
+        """The same with diffusers' own blocks, which have no FlashAttention 3 here."""
+        attention: Attention = "cudnn" if self.plan.attention == "cudnn" else "torch"
         return self._replace(plan=replace(self.plan, attention=attention, float8_attention=None))
 
     @property
     def name(self) -> str:
-        """How a message names it."""
+        """The name of the case in messages."""
         attention = self.plan.float8_attention or self.plan.attention
         return f"{self.capability}, {self.plan.transformer}, attention {attention}"
 
 
 Counting = Future[dict[str, Any] | str]
-"""What was counted, or why nothing could be."""
+"""What was counted, or why it could not be compiled."""
 
 
 def cases() -> list[Case]:
-    """Return every case that `kontext.inference.mode` can come to on the cards, each once."""
-    return list(dict.fromkeys(chain.from_iterable(_of_card(each) for each in CARDS)))
+    """Return every case that `kontext.inference.mode` can choose on the cards, each once."""
+    return list(dict.fromkeys(chain.from_iterable(_cases_of(each) for each in CARDS)))
 
 
-def _of_card(capability: str) -> Iterator[Case]:
-    """Yield the cases of a card; with little memory; with FlashAttention 3; in float8."""
+def _cases_of(capability: str) -> Iterator[Case]:
+    """Yield the cases of a card, also with little memory, with FlashAttention 3, and in float8."""
     properties = CARDS[capability]
     card = Card(properties.name, properties.total_memory, (properties.major, properties.minor))
     for each in card, replace(card, memory=24 * 10**9), replace(card, has_flash_attention_3=True):
@@ -73,7 +74,7 @@ def _of_card(capability: str) -> Iterator[Case]:
 
 
 def _plans(card: Card) -> Iterator[Plan]:
-    """Yield the plans of all modes, without what the blocks do not depend on."""
+    """Yield the plans of all modes, reduced to what the blocks depend on."""
     for name in get_args(Mode):
         with suppress(BootError):
             plan = mode.choose(name, card)
@@ -81,7 +82,12 @@ def _plans(card: Card) -> Iterator[Plan]:
 
 
 def compiled(case: Case, whose: str) -> dict[str, Any] | str:
-    """Return what was counted, or why it could not be compiled."""
+    """Compile a case in its own process; return what was counted, or why it failed.
+
+    Args:
+        case: The case.
+        whose: `ours` for the worker's blocks, `diffusers` for the library's.
+    """
     command = [sys.executable, "-m", "codegen_check.blocks", case.capability]
     done = subprocess.run(
         [*command, json.dumps(asdict(case.plan)), whose],
@@ -96,12 +102,12 @@ def compiled(case: Case, whose: str) -> dict[str, Any] | str:
 
 
 def launches(counted: dict[str, Any] | str, block: str) -> str:
-    """Return how many kernels one block launches."""
+    """Return the number of kernels that one block launches, or `fails`."""
     return "fails" if isinstance(counted, str) else str(sum(counted["launches"][block].values()))
 
 
 def report(case: Case, ours: dict[str, Any] | str, theirs: dict[str, Any] | str) -> bool:
-    """Print one line; tell whether all is well."""
+    """Print the line of a case, and return whether it is as it should be."""
     print(
         _COLUMNS.format(
             case.capability,
@@ -126,7 +132,7 @@ def report(case: Case, ours: dict[str, Any] | str, theirs: dict[str, Any] | str)
 
 
 def main() -> None:
-    """Check what the command line names."""
+    """Check the cards that the command line names."""
     parser = argparse.ArgumentParser(prog="make codegen-check", description=__doc__)
     parser.add_argument("cards", nargs="*", metavar="CARD", help=", ".join(CARDS))
     chosen = parser.parse_args().cards or list(CARDS)

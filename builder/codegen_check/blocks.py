@@ -1,10 +1,10 @@
-"""The transformer's blocks for one plan on one card -> machine code, and what was counted.
+"""Compile the transformer's blocks for one plan on one card, and count kernels and spilled bytes.
 
     python -m codegen_check.blocks sm_90 '{"transformer": "float8"}' ours
 
-prints one line of JSON; with `diffusers` for `ours`, that of the library's own blocks, whose
-kernels are counted but not compiled. A process of its own, for torchao and torch have settings of
-the whole process.
+Prints one line of JSON. With `diffusers` instead of `ours` the library's own blocks are taken,
+whose kernels are counted but not compiled. Each case needs its own process, because torch and
+torchao have process-wide settings.
 """
 
 import json
@@ -31,35 +31,35 @@ from codegen_check.cards import CARDS
 from codegen_check.pretend import card
 from codegen_check.subject import inputs, transformer
 from kontext.inference import acceleration, attention
-from kontext.inference.mode import Plan
+from kontext.inference.plan import Plan
 
 IMAGE_TOKENS = 2 * 1024 * 1024 // 256
-"""Of a result and a reference of 1024 * 1024."""
+"""Tokens of a result and a reference of 1024 * 1024 pixels."""
 
 _BLOCKS = acceleration.OUTER_BLOCKS + 1
-"""Of each kind; so one of each is an inner one, which may attend in float8."""
+"""Blocks of each kind: enough that one is an inner block, which may attend in float8."""
 
 _TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 
 
-class Count:
-    """Counts what is generated: kernels of each kind of block, and bytes that ptxas spills."""
+class KernelCounts:
+    """Counts the kernels of each kind of block, and the bytes that ptxas spills."""
 
     def __init__(self) -> None:
         self.spilled: dict[str, int] = {}
-        """Bytes, by kernel, of its configuration that spills least: the one that torch takes."""
+        """Spilled bytes by kernel, in the configuration that spills least, which torch chooses."""
         self.launches: dict[str, dict[str, int]] = {}
         self._block = ""
 
     def compile(self, graph: torch.fx.GraphModule, inputs: list[torch.Tensor], **_: object) -> Any:  # noqa: ANN401
-        """Compile a graph, which is one kind of block, and go on with fake tensors."""
-        has_text_of_its_own = any("context" in node.name for node in graph.graph.nodes)
-        self._block = "double" if has_text_of_its_own else "single"
+        """Compile a graph, which is one kind of block; return it to be run with fake tensors."""
+        has_text_stream = any("context" in node.name for node in graph.graph.nodes)
+        self._block = "double" if has_text_stream else "single"
         compile_fx(graph, inputs, config_patches=acceleration.INDUCTOR_OPTIONS)
         return graph.forward
 
-    def code(self, code: str) -> None:
-        """Count the launches in the code that was generated for a graph."""
+    def count_launches(self, code: str) -> None:
+        """Count the launches in the code generated for a graph."""
         body = code[code.index("def call(") :]
         self.launches[self._block] = {
             "triton": len(re.findall(r"\btriton_\w+\.run\(", body)),
@@ -67,13 +67,14 @@ class Count:
             "attention": len(re.findall(r"_attention\.default\(|_float8\.default\(", body)),
         }
 
-    def kernel(self, kernel: Any) -> None:  # noqa: ANN401
-        """Assemble a Triton kernel once more, for what the assembler says of it."""
+    def count_spills(self, kernel: Any) -> None:  # noqa: ANN401
+        """Assemble a Triton kernel a second time, to read what the assembler reports."""
         spilled, name = _spilled_bytes(kernel.asm["ptx"]), kernel.metadata.name
         self.spilled[name] = min(spilled, self.spilled.get(name, spilled))
 
 
 def _spilled_bytes(ptx: str) -> int:
+    """Return the bytes of a PTX file that ptxas spills from registers."""
     architecture = re.search(r"^\.target (sm_(\d+)\w*)", ptx, re.MULTILINE)
     assert architecture is not None  # noqa: S101 - the first lines of every PTX file
     tool = "ptxas-blackwell" if int(architecture[2]) >= 100 else "ptxas"  # noqa: PLR2004
@@ -90,7 +91,7 @@ def _spilled_bytes(ptx: str) -> int:
 
 
 def compile_ours(built: FluxTransformer2DModel, plan: Plan, backend: Callable[..., Any]) -> None:
-    """Prepare and compile as the worker does."""
+    """Prepare and compile a transformer as the worker does."""
     pipeline: Any = SimpleNamespace(
         transformer=built, text_encoder_2=nn.Module(), device=torch.device("cpu")
     )
@@ -101,7 +102,7 @@ def compile_ours(built: FluxTransformer2DModel, plan: Plan, backend: Callable[..
 def compile_diffusers(
     built: FluxTransformer2DModel, plan: Plan, backend: Callable[..., Any]
 ) -> None:
-    """Quantise and compile the library's blocks."""
+    """Quantise and compile a transformer's blocks as the library has them."""
     if plan.attention == "cudnn":
         built.set_attention_backend("_native_cudnn")
     for blocks in built.transformer_blocks, built.single_transformer_blocks:
@@ -112,7 +113,7 @@ def compile_diffusers(
 
 
 def _attention(plan: Plan) -> Callable[..., torch.Tensor]:
-    """Return what torch's function comes to on a card; here it would ask the missing driver."""
+    """Return the attention that torch would choose on a card, without asking the driver."""
     aten = torch.ops.aten
 
     def attend(
@@ -128,35 +129,35 @@ def _attention(plan: Plan) -> Callable[..., torch.Tensor]:
 
 
 def check(capability: str, plan: Plan, whose: str) -> dict[str, Any]:
-    """Return what was counted.
+    """Compile one case and return what was counted.
 
     Raises:
-        Exception: What torch, Triton or ptxas cannot compile; a graph break.
+        Exception: torch, Triton or ptxas cannot compile it, or a graph breaks.
     """
-    count = Count()
+    counts = KernelCounts()
     real = GraphLowering.compile_to_module
 
     def compile_to_module(graph: GraphLowering) -> Any:  # noqa: ANN401
         module = real(graph)
         assert module.__file__ is not None  # noqa: S101
-        count.code(Path(module.__file__).read_text())
+        counts.count_launches(Path(module.__file__).read_text())
         return module
 
     with (
-        card(CARDS[capability], count.kernel if whose == "ours" else None),
+        card(CARDS[capability], counts.count_spills if whose == "ours" else None),
         mock.patch.object(GraphLowering, "compile_to_module", compile_to_module),
         mock.patch.object(attention, "activate_flash_attention_impl"),
         mock.patch.object(functional, "scaled_dot_product_attention", _attention(plan)),
     ):
         built = transformer(_BLOCKS, "cuda")
-        (compile_ours if whose == "ours" else compile_diffusers)(built, plan, count.compile)
+        (compile_ours if whose == "ours" else compile_diffusers)(built, plan, counts.compile)
         with torch.no_grad():
             built(**inputs(IMAGE_TOKENS, "cuda"))
     return {
-        "launches": count.launches,
+        "launches": counts.launches,
         "graphs": counters["stats"]["unique_graphs"],
-        "kernels": len(count.spilled),
-        "spilled": sum(count.spilled.values()),
+        "kernels": len(counts.spilled),
+        "spilled": sum(counts.spilled.values()),
     }
 
 

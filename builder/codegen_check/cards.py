@@ -1,10 +1,10 @@
-"""One card of each architecture that the image serves, as its maker describes it."""
+"""List one card of each architecture that the image supports, with NVIDIA's specifications."""
 
 from typing import NamedTuple
 
 
 class Properties(NamedTuple):
-    """What torch asks of a CUDA device, by torch's names; memory in bytes."""
+    """What torch asks of a CUDA device, in torch's names, with memory in bytes."""
 
     name: str
     major: int
@@ -40,5 +40,6 @@ CARDS = {
         "NVIDIA GeForce RTX 5090", 12, 0, 32 * _GB, 170, 1536, 96 * _MIB, 99 * _KIB, 100 * _KIB
     ),
 }
-"""By compute capability. Shared memory a block and a multiprocessor: CUDA's programming guide,
-table of technical specifications; the rest: the architectures' white papers."""
+"""The cards by compute capability. Shared memory per block and per multiprocessor is taken from the
+table of technical specifications in CUDA's programming guide, the rest from the architectures'
+white papers."""

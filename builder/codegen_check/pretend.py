@@ -1,8 +1,8 @@
-"""Inductor's CUDA code generation on a machine that has no GPU.
+"""Make torch and Triton generate CUDA code on a machine that has no GPU.
 
-Tensors are fake: they have a shape and a device and no memory. torch is told the properties of a
-card, generates and compiles the code for it, and nothing is ever run. Depends on torch's insides
-and so on the pinned version; a failure here after a change of torch is first of all this module's.
+Tensors are fake: they have a shape and a device but no memory. torch is given the properties of a
+card and compiles code for it, which is never run. This patches torch's internals and depends on the
+pinned version: if codegen-check fails after a change of torch, look here first.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ from codegen_check.cards import Properties
 
 
 class _Driver(CudaDriver):  # type: ignore[misc]
-    """Triton's driver as far as compilation asks it."""
+    """The part of Triton's driver that compilation needs."""
 
     def __init__(self, properties: Properties) -> None:
         self._target = GPUTarget("cuda", properties.major * 10 + properties.minor, 32)
@@ -46,16 +46,16 @@ class _Driver(CudaDriver):  # type: ignore[misc]
 
 @contextmanager
 def card(properties: Properties, on_kernel: Callable[[Any], None] | None) -> Iterator[None]:
-    """Within, tensors are fake and "cuda" is the card; what is compiled is compiled for it.
+    """Pretend within the block that "cuda" is this card and all tensors are fake.
 
     Args:
-        properties: The card's.
-        on_kernel: Called with each Triton kernel that was compiled, PTX and machine code included;
-            if None, kernels are generated and not compiled.
+        properties: The card's properties.
+        on_kernel: Function called with each compiled Triton kernel, PTX and machine code included;
+            if None, kernels are generated but not compiled.
     """
     triton.runtime.driver.set_active(_Driver(properties))
     with ExitStack() as stack:
-        stack.enter_context(FakeTensorMode())  # first: it makes up for the missing driver
+        stack.enter_context(FakeTensorMode())  # first, because it works without a driver
         for target, name, value in _replacements(properties):
             stack.enter_context(mock.patch.object(target, name, value))
         stack.enter_context(_settings())
@@ -68,7 +68,7 @@ def card(properties: Properties, on_kernel: Callable[[Any], None] | None) -> Ite
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Nothing kept from another run or shared with another process, nothing measured."""
+    """Use an empty cache and one process, and measure nothing."""
     with (
         fresh_cache(),
         inductor.patch(
@@ -81,6 +81,7 @@ def _settings() -> Iterator[None]:
 
 
 def _replacements(properties: Properties) -> Iterator[tuple[Any, str, Any]]:
+    """Yield what is patched: the owner, the attribute and its replacement."""
     major, minor = properties.major, properties.minor
 
     def always(value: object) -> Callable[..., Any]:
@@ -106,9 +107,9 @@ def _replacements(properties: Properties) -> Iterator[tuple[Any, str, Any]]:
     yield CudaInterface.Worker, "get_device_properties", staticmethod(always(properties))
     yield torch._inductor.scheduler, "has_triton", always(True)
     yield torch.utils._triton, "has_triton", always(True)
-    # Its patterns are traced with real tensors. None matches blocks that call attention by name.
+    # It traces patterns with real tensors. Blocks that call attention by name match none of them.
     yield torch._inductor.fx_passes.fuse_attention, "_sfdp_init", always(None)
     yield torchao.quantization.quant_api, "_check_hardware_support", always(None)
-    # These load what was compiled onto the card.
+    # These would load the compiled kernel onto the card.
     yield CachingAutotuner, "_make_launchers", always(None)
     yield CachingAutotuner, "_dynamic_scale_rblock", always(None)

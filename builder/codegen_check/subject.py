@@ -1,41 +1,43 @@
-"""What is compiled: the transformer's blocks at their real width, and what an edit passes in.
+"""Build what is compiled: the transformer's blocks at their real width, and an edit's inputs.
 
-Shapes only: within a `FakeTensorMode` nothing here takes memory. Knows no card and no compiler.
+Within a `FakeTensorMode` nothing here takes memory. Knows shapes, neither cards nor compilers.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from flux_model import transformer as flux_transformer
+from flux_sizes import FULL
 from torch import nn
 
 PROMPT_TOKENS = 512
 
 
 def transformer(blocks: int, device: str) -> FluxTransformer2DModel:
-    """Build FLUX.1 Kontext [dev]'s real configuration with so many blocks of each kind.
+    """Build FLUX.1 Kontext [dev]'s real configuration with fewer blocks.
 
     Args:
-        blocks: Of each kind.
-        device: Of the weights, which are bfloat16.
+        blocks: Number of double blocks, and of single blocks.
+        device: Device of the weights, which are bfloat16.
     """
     with torch.device("meta"):
-        built = FluxTransformer2DModel(
-            num_layers=blocks, num_single_layers=blocks, guidance_embeds=True
-        )
+        sizes = replace(FULL.transformer, double_blocks=blocks, single_blocks=blocks)
+        built = flux_transformer(sizes, FULL.clip.width, FULL.t5.width)
     for layer in built.modules():
         for name, weight in layer.named_parameters(recurse=False):
             empty = torch.empty(weight.shape, dtype=torch.bfloat16, device=device)
             setattr(layer, name, nn.Parameter(empty, requires_grad=False))
-    return built.eval()
+    return built
 
 
 def inputs(image_tokens: int, device: str) -> dict[str, Any]:
-    """Return what the pipeline passes to it in one step.
+    """Return what the pipeline passes to the transformer in one step, by name.
 
     Args:
-        image_tokens: Of the result and of the reference.
-        device: Of the tensors.
+        image_tokens: Tokens of the result and of the reference together.
+        device: Device of the tensors.
     """
 
     def empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:

@@ -1,12 +1,15 @@
 """Compare the project's editor with Black Forest Labs' own code, on the same random weights.
 
-The two must agree on what a given reference, size, prompt, seed, guidance and number of steps give:
-final latents, decoded pixels and bytes, up to one megapixel and on the 16-pixel grid. Before and
-beyond that the project deviates on purpose, and nothing is compared: it scales the reference to the
-size asked for where the reference implementation stretches it to one of 17 sizes, shifts the
-schedule beyond one megapixel, and rounds bytes where the reference implementation cuts them off.
+    python -m reference_check.check FOLDER
 
-Prints one line of JSON; exits with 0 if both agree and every planted fault is seen, else with 1.
+Both are given the same reference, size, prompt, seed, guidance and number of steps, up to one
+megapixel and on the 16-pixel grid, and must give the same final latents, decoded pixels and bytes.
+Where the project deviates on purpose, nothing is compared: it scales the reference to the size
+asked for where the reference implementation stretches it to one of 17 sizes, shifts the schedule
+beyond one megapixel, and rounds bytes where the reference implementation cuts them off.
+
+Prints one line of JSON. The exit status is 0 if both agree and every deliberate fault is seen, 2 if
+FOLDER is no checkout, else 1.
 """
 
 import argparse
@@ -20,10 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pair
 import torch
-from checkout import ADDRESS, NoCheckoutError, Reference, open_checkout
-from paths import Fault, Ours, Result, Theirs
 from PIL import Image
 
 from kontext.contract.request import EditRequest
@@ -31,17 +31,23 @@ from kontext.contract.size import Size
 from kontext.images import reference as fitting
 from kontext.inference.edit import Edit
 
-MOST_ERROR = 1e-4
-"""In float32, of the largest value; summation in another order was seen to cost 2e-6."""
-MOST_OF_THEIRS = 1.5
-"""In bfloat16 our error against the float32 reference, by the reference's own."""
-MOST_LEVELS = 0.51
-"""A byte may lie off the reference's pixel: half a level, and float32's error."""
+from . import pair
+from .checkout import ADDRESS, NoCheckoutError, Reference, open_checkout
+from .paths import Fault, Ours, Result, Theirs
+
+MAX_ERROR = 1e-4
+"""Largest error in float32, as a share of the largest value; another order of summation alone was
+seen to give 2e-6."""
+MAX_ERROR_RATIO = 1.5
+"""Largest ratio of our error to the reference's in bfloat16, both against its float32."""
+MAX_LEVELS = 0.51
+"""Largest distance of a byte from the reference's pixel: half a level for rounding, and float32's
+error."""
 
 PROMPT = "Give the fox a blue scarf"
 _SIZES = (Size(256, 256), Size(512, 512), Size(512, 768))
 _MANY_STEPS = 28
-"""At the smallest size alone, for they take long."""
+"""Steps of the longest case, which is run at the smallest size only because it takes long."""
 _STEPS_GUIDANCE_SEED = (
     (4, 0.0, 0),
     (4, 2.5, 1234567890123),
@@ -53,11 +59,13 @@ Row = dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run it from the command line; return the exit status."""
+    """Compare with the checkout that the command line names, and return the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m reference_check.check",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkout", type=Path, help=f"of {ADDRESS}")
+    parser.add_argument("checkout", type=Path, help=f"a clone of {ADDRESS}")
     try:
         found = check(open_checkout(parser.parse_args(arguments).checkout))
     except NoCheckoutError as error:
@@ -68,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def check(reference: Reference) -> Row:
-    """Return the worst of each comparison, and whether all of it is within its bound."""
+    """Return the largest error of each comparison, and whether all are within their bounds."""
     began = time.monotonic()
     built = pair.build(reference)
     with torch.inference_mode():
@@ -78,10 +86,10 @@ def check(reference: Reference) -> Row:
     float32 = _float32(Ours(built.pipeline), theirs)
     faults = {fault: _fault_error(theirs, fault) for fault in get_args(Fault)}
     agrees = (
-        max(float32["latents"], float32["pixels"]) < MOST_ERROR
-        and float32["levels"] < MOST_LEVELS
-        and bfloat16["ours"] < MOST_OF_THEIRS * bfloat16["theirs"]
-        and min(faults.values()) > MOST_ERROR
+        max(float32["latents"], float32["pixels"]) < MAX_ERROR
+        and float32["levels"] < MAX_LEVELS
+        and bfloat16["ours"] < MAX_ERROR_RATIO * bfloat16["theirs"]
+        and min(faults.values()) > MAX_ERROR
     )
     seconds = round(time.monotonic() - began)
     facts = {"float32": float32, "bfloat16": bfloat16, "faults": faults, "seconds": seconds}
@@ -89,7 +97,7 @@ def check(reference: Reference) -> Row:
 
 
 def _float32(ours: Ours, theirs: Theirs) -> Row:
-    """Return the worst errors of all cases."""
+    """Return the largest errors over all cases."""
     worst: Row = {"cases": 0, "latents": 0.0, "pixels": 0.0, "levels": 0.0}
     for edit in _edits():
         (mine, delivered), other = ours.edit(edit), theirs.edit(edit, torch.float32)
@@ -112,7 +120,10 @@ def _float32(ours: Ours, theirs: Theirs) -> Row:
 def _bfloat16(
     reference: Reference, built: pair.Pair, text: tuple[torch.Tensor, torch.Tensor]
 ) -> Row:
-    """Return both sides' mean error in bfloat16 against the reference in float32, same noise."""
+    """Return the mean error of each side in bfloat16, against the reference in float32.
+
+    All start from the same noise.
+    """
     low = torch.bfloat16
     ours = Ours(copy.deepcopy(built.pipeline).to(low))
     theirs = Theirs(reference, copy.deepcopy(built.flux).to(low), built.autoencoder, text)
@@ -127,14 +138,14 @@ def _bfloat16(
 
 
 def _fault_error(theirs: Theirs, fault: Fault) -> float:
-    """Return how far a planted fault moves the latents."""
+    """Return how far a deliberate fault moves the latents."""
     edit = next(_edits())
     sound = theirs.edit(edit, torch.float32).latents
     return _largest_error(theirs.edit(edit, torch.float32, fault).latents, sound)
 
 
 def _edits() -> Iterator[Edit]:
-    """Yield edits with references of the size's aspect and of another."""
+    """Yield edits whose reference has the aspect of the result, and edits with another aspect."""
     for size, same_aspect, (steps, guidance, seed) in itertools.product(
         _SIZES, (True, False), _STEPS_GUIDANCE_SEED
     ):
@@ -149,6 +160,7 @@ def _edits() -> Iterator[Edit]:
 
 
 def _image(width: int, height: int) -> Image.Image:
+    """Return an image of waves and noise, always the same."""
     y, x = np.mgrid[0:height, 0:width]
     waves = np.stack([np.sin(x / 23), np.cos(y / 31), np.sin((x + y) / 47)], axis=-1)
     noise = np.random.default_rng(3).normal(0, 12, waves.shape)
@@ -156,15 +168,17 @@ def _image(width: int, height: int) -> Image.Image:
 
 
 def _largest_error(found: torch.Tensor, true: torch.Tensor) -> float:
+    """Return the largest difference as a share of the largest true value."""
     return float((found - true).abs().max() / true.abs().max())
 
 
 def _mean_error(found: torch.Tensor, true: torch.Tensor) -> float:
+    """Return the norm of the difference as a share of the true norm."""
     return float((found - true).norm() / true.norm())
 
 
 def _levels_off(delivered: Image.Image, theirs: Result) -> float:
-    """Return by how many levels a delivered byte lies off the reference's pixel, at most."""
+    """Return the largest distance of a delivered byte from the reference's pixel, in levels."""
     exact = (theirs.pixels.clamp(-1, 1).permute(1, 2, 0).numpy() + 1) * 127.5
     return float(np.abs(np.asarray(delivered) - exact).max())
 

@@ -1,8 +1,7 @@
-"""Black Forest Labs' own code, imported from a checkout that a person names.
+"""Import Black Forest Labs' own code from a checkout.
 
-Nothing of it is part of this project. Its module of sampling imports text encoders and a download
-helper for their names alone; empty modules stand for those, so that only torch and einops are
-needed.
+None of it is part of this project. Its sampling module imports text encoders and a download helper
+but only mentions their names; empty modules replace them, so that only torch and einops are needed.
 """
 
 import importlib
@@ -24,7 +23,7 @@ _NAMED_ONLY: dict[str, dict[str, object]] = {
 
 
 class NoCheckoutError(Exception):
-    """The folder is no checkout of the reference implementation."""
+    """Raised for a folder that is no checkout of the reference implementation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +42,10 @@ class Reference:
 
 
 def open_checkout(folder: Path) -> Reference:
-    """Import it from a checkout.
+    """Import the reference implementation from a checkout.
 
     Raises:
-        NoCheckoutError: The folder holds no such code.
+        NoCheckoutError: The folder does not contain that code.
     """
     if not (folder / "src" / "flux" / "sampling.py").is_file():
         raise NoCheckoutError(f"BFL must name a checkout of {ADDRESS}, got {str(folder)!r}")

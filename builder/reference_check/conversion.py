@@ -1,7 +1,7 @@
-"""Weights of the reference implementation <-> weights of diffusers, tensor by tensor.
+"""Convert weights between the reference implementation and diffusers, tensor by tensor.
 
-Each rule says which tensors of diffusers one tensor of the reference is made of, and so serves both
-directions. Knows names and shapes, nothing of what is computed with them.
+Each rule says which tensors of diffusers make up one tensor of the reference, and so serves both
+directions. Knows names and shapes, not what is computed with them.
 """
 
 import re
@@ -18,12 +18,13 @@ _KINDS = ("weight", "bias")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One tensor of the reference.
+    """How one tensor of the reference is made of tensors of diffusers.
 
     Attributes:
-        theirs: Its name there.
-        ours: The names in diffusers, in the order in which they are joined (first axis).
-        form: `halves swapped` are scale and shift; `1x1 convolution` is a linear in diffusers.
+        theirs: Name of the tensor in the reference.
+        ours: Names in diffusers, in the order in which they are joined along the first axis.
+        form: `halves swapped` for scale and shift, whose order differs; `1x1 convolution` for what
+            is a linear layer in diffusers.
     """
 
     theirs: str
@@ -32,12 +33,18 @@ class Rule:
 
 
 def to_theirs(ours: State, rules: list[Rule]) -> dict[str, torch.Tensor]:
-    """Return the reference's tensors."""
+    """Convert tensors of diffusers to the reference's."""
     return {rule.theirs: _join(rule, [ours[name] for name in rule.ours]) for rule in rules}
 
 
 def to_ours(theirs: State, rules: list[Rule], shapes: State) -> dict[str, torch.Tensor]:
-    """Return diffusers' tensors, split as `shapes` has them."""
+    """Convert tensors of the reference to diffusers'.
+
+    Args:
+        theirs: The reference's tensors, by name.
+        rules: The rules of the network.
+        shapes: Tensors of diffusers, by name, of which only the shapes are used.
+    """
     found: dict[str, torch.Tensor] = {}
     for rule in rules:
         sizes = [shapes[name].shape[0] for name in rule.ours]
@@ -83,11 +90,11 @@ _STREAMS = {
         ("add_q_proj", "add_k_proj", "add_v_proj"),
     ),
 }
-"""A double block's two streams: the names of their parts in diffusers."""
+"""For each of a double block's two streams, the names of its parts in diffusers."""
 
 
 def transformer_rules(double: int, single: int) -> list[Rule]:
-    """Return the rules for a transformer of so many blocks."""
+    """Return the rules for a transformer with that many double and single blocks."""
     rules = [rule for theirs, ours in _EMBEDDERS.items() for rule in _both(theirs, ours)]
     for index in range(double):
         rules += _double_block(f"double_blocks.{index}", f"transformer_blocks.{index}")
@@ -116,9 +123,9 @@ def _double_block(theirs: str, ours: str) -> Iterator[Rule]:
 
 
 def _single_block(theirs: str, ours: str) -> Iterator[Rule]:
-    entered = [*(f"{ours}.attn.{name}" for name in ("to_q", "to_k", "to_v")), f"{ours}.proj_mlp"]
+    inputs = [*(f"{ours}.attn.{name}" for name in ("to_q", "to_k", "to_v")), f"{ours}.proj_mlp"]
     yield from _both(f"{theirs}.modulation.lin", f"{ours}.norm.linear")
-    yield from _both(f"{theirs}.linear1", *entered)
+    yield from _both(f"{theirs}.linear1", *inputs)
     yield from _both(f"{theirs}.linear2", f"{ours}.proj_out")
     yield Rule(f"{theirs}.norm.query_norm.scale", (f"{ours}.attn.norm_q.weight",))
     yield Rule(f"{theirs}.norm.key_norm.scale", (f"{ours}.attn.norm_k.weight",))
@@ -139,7 +146,7 @@ _IN_AUTOENCODER = [
 
 
 def autoencoder_rules(theirs: State) -> list[Rule]:
-    """Return the rules for an autoencoder of FLUX's four levels."""
+    """Return the rules for an autoencoder with FLUX's four levels."""
     return [Rule(name, (_in_autoencoder(name),), _form(name, theirs[name])) for name in theirs]
 
 
@@ -148,7 +155,7 @@ def _form(name: str, tensor: torch.Tensor) -> Form:
 
 
 def _in_autoencoder(name: str) -> str:
-    """Return a tensor's name in diffusers, which counts the decoder's levels from the other end."""
+    """Return a tensor's name in diffusers, which numbers the decoder's levels in reverse."""
     for pattern, replacement in _IN_AUTOENCODER:
         name = re.sub(pattern, replacement, name)
     for level in range(_LEVELS):

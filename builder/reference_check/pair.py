@@ -1,25 +1,26 @@
-"""The same small random weights in the reference's classes and in a diffusers pipeline.
+"""Build the same small random weights in the reference's classes and in a diffusers pipeline.
 
 Every kind of layer of FLUX.1 Kontext [dev] is there, fewer and narrower. Norms and biases are
-random too: at their initial ones and zeros a tensor in the wrong place would not show.
+random too, because two swapped tensors of ones or zeros would not be noticed.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-import conversion
-import random_model
+import flux_model
 import torch
-from checkout import Reference
-from diffusers import AutoencoderKL, FluxKontextPipeline, FluxTransformer2DModel
+from diffusers import FluxKontextPipeline
+from flux_sizes import TINY, AutoencoderSizes, TransformerSizes
 from torch import nn
 
-_HIDDEN, _HEADS, _AXES = 128, 2, (16, 24, 24)
-_DOUBLE, _SINGLE = 2, 3
-_PROMPT_WIDTH = 32
-"""Of the text encoders in `random_model`."""
-_CHANNELS, _MULTIPLES, _LAYERS = 32, (1, 2, 2, 2), 1
-_SCALE, _SHIFT = 0.3611, 0.1159
+from . import conversion
+from .checkout import Reference
+
+_TRANSFORMER = TransformerSizes(double_blocks=2, single_blocks=3, heads=2, rotary_axes=(16, 24, 24))
+_CHANNELS, _MULTIPLES = 32, (1, 2, 2, 2)
+_AUTOENCODER = AutoencoderSizes(
+    channels=(_CHANNELS, 2 * _CHANNELS, 2 * _CHANNELS, 2 * _CHANNELS), blocks=1, groups=32
+)
 
 
 class ConversionError(Exception):
@@ -28,12 +29,12 @@ class ConversionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One set of weights, twice.
+    """The same weights in both implementations, float32.
 
     Attributes:
-        flux: The reference's transformer, float32.
-        autoencoder: The reference's, float32.
-        pipeline: What the project runs, in float32.
+        flux: The reference's transformer.
+        autoencoder: The reference's autoencoder.
+        pipeline: The diffusers pipeline that the project runs.
     """
 
     flux: Any
@@ -42,25 +43,27 @@ class Pair:
 
 
 def build(reference: Reference) -> Pair:
-    """Build both; the same weights every time.
+    """Build both sides, with the same weights every time.
 
     Raises:
-        ConversionError: They differ after a conversion there and back.
+        ConversionError: The weights differ after a conversion there and back.
     """
     torch.manual_seed(1)
     flux = _randomise(_flux(reference))
     autoencoder = _randomise(_autoencoder(reference))
-    pipeline = random_model.pipeline()
+    pipeline = flux_model.pipeline()
     pipeline.set_progress_bar_config(disable=True)
-    transformer, vae = _transformer(), _vae()
-    _convert(flux, transformer, conversion.transformer_rules(_DOUBLE, _SINGLE))
+    transformer = flux_model.transformer(_TRANSFORMER, TINY.clip.width, TINY.t5.width)
+    vae = flux_model.autoencoder(_AUTOENCODER)
+    blocks = _TRANSFORMER.double_blocks, _TRANSFORMER.single_blocks
+    _convert(flux, transformer, conversion.transformer_rules(*blocks))
     _convert(autoencoder, vae, conversion.autoencoder_rules(autoencoder.state_dict()))
     pipeline.register_modules(transformer=transformer, vae=vae)
     return Pair(flux, autoencoder, pipeline)
 
 
 def _convert(theirs: nn.Module, ours: nn.Module, rules: list[conversion.Rule]) -> None:
-    """Give `ours` the weights of `theirs`, and see that they come back as they were."""
+    """Copy the weights of `theirs` into `ours`, and check that converting them back is exact."""
     original = theirs.state_dict()
     ours.load_state_dict(conversion.to_ours(original, rules, ours.state_dict()))
     returned = conversion.to_theirs(ours.state_dict(), rules)
@@ -89,33 +92,19 @@ def _flux(reference: Reference) -> Any:  # noqa: ANN401
         reference.model.FluxParams(
             in_channels=64,
             out_channels=64,
-            vec_in_dim=_PROMPT_WIDTH,
-            context_in_dim=_PROMPT_WIDTH,
-            hidden_size=_HIDDEN,
+            vec_in_dim=TINY.clip.width,
+            context_in_dim=TINY.t5.width,
+            hidden_size=_TRANSFORMER.width,
             mlp_ratio=4.0,
-            num_heads=_HEADS,
-            depth=_DOUBLE,
-            depth_single_blocks=_SINGLE,
-            axes_dim=list(_AXES),
+            num_heads=_TRANSFORMER.heads,
+            depth=_TRANSFORMER.double_blocks,
+            depth_single_blocks=_TRANSFORMER.single_blocks,
+            axes_dim=list(_TRANSFORMER.rotary_axes),
             theta=10_000,
             qkv_bias=True,
             guidance_embed=True,
         )
     )
-
-
-def _transformer() -> FluxTransformer2DModel:
-    return FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=_DOUBLE,
-        num_single_layers=_SINGLE,
-        attention_head_dim=_HIDDEN // _HEADS,
-        num_attention_heads=_HEADS,
-        joint_attention_dim=_PROMPT_WIDTH,
-        pooled_projection_dim=_PROMPT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=_AXES,
-    ).eval()
 
 
 def _autoencoder(reference: Reference) -> Any:  # noqa: ANN401
@@ -126,24 +115,9 @@ def _autoencoder(reference: Reference) -> Any:  # noqa: ANN401
             ch=_CHANNELS,
             out_ch=3,
             ch_mult=list(_MULTIPLES),
-            num_res_blocks=_LAYERS,
+            num_res_blocks=_AUTOENCODER.blocks,
             z_channels=16,
-            scale_factor=_SCALE,
-            shift_factor=_SHIFT,
+            scale_factor=_AUTOENCODER.scaling,
+            shift_factor=_AUTOENCODER.shift,
         )
     )
-
-
-def _vae() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(_MULTIPLES),
-        up_block_types=("UpDecoderBlock2D",) * len(_MULTIPLES),
-        block_out_channels=tuple(_CHANNELS * multiple for multiple in _MULTIPLES),
-        layers_per_block=_LAYERS,
-        latent_channels=16,
-        norm_num_groups=32,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=_SCALE,
-        shift_factor=_SHIFT,
-    ).eval()

@@ -1,31 +1,32 @@
-"""One edit on each side: the project's editor, and the reference's own functions."""
+"""Run one edit with the project's editor and with the reference's own functions."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from checkout import Reference
 from diffusers import FluxKontextPipeline
 from PIL import Image
 
-from kontext.inference import acceleration
+from kontext.inference import acceleration, autoencoder
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
-from kontext.inference.mode import EXACT
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT
+
+from .checkout import Reference
 
 Fault = Literal["reference ids on another axis", "mu counts the reference", "guidance off by 0.25"]
-"""What is planted into the reference's path, to show that the comparison would see it."""
+"""A deliberate fault in the reference's path, to show that the comparison would notice it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one side made of an edit.
+    """The result of one side.
 
     Attributes:
-        latents: The final ones, packed: 1 x tokens x 64, float32.
-        pixels: Decoded: 3 x height x width, -1 to 1 and beyond, float32.
+        latents: Final latents, packed: 1 x tokens x 64, float32.
+        pixels: Decoded pixels: 3 x height x width, float32, -1 to 1 before clipping.
     """
 
     latents: torch.Tensor
@@ -33,10 +34,11 @@ class Result:
 
 
 class Ours:
-    """The project's path, watched at the scheduler and at the decoder."""
+    """The project's path, observed at the scheduler and at the decoder."""
 
     def __init__(self, pipeline: FluxKontextPipeline) -> None:
         acceleration.prepare(pipeline, EXACT)
+        autoencoder.postprocess_in_float32(pipeline)
         self._editor = Editor(Model(pipeline, "reference check", "none"), true_cfg_scale=4.0)
         self._seen: dict[str, torch.Tensor] = {}
         self._step = pipeline.scheduler.step
@@ -44,7 +46,7 @@ class Ours:
         pipeline.vae.decoder.register_forward_hook(self._watch_decoder)
 
     def edit(self, edit: Edit) -> tuple[Result, Image.Image]:
-        """Return what the editor's pipeline made, and the delivered image."""
+        """Run an edit, and return what the pipeline computed and the delivered image."""
         delivered = self._editor.edit(edit, lambda _step: None)
         return Result(self._seen["latents"], self._seen["pixels"]), delivered
 
@@ -58,13 +60,13 @@ class Ours:
 
 
 class Theirs:
-    """The reference's path; its autoencoder stays in float32, as in its own program.
+    """The reference's path, with its autoencoder in float32 as in its own program.
 
     Args:
-        reference: Its functions.
-        flux: Its transformer, in the precision of the comparison.
-        autoencoder: Its autoencoder.
-        text: What the text encoders of both sides gave: tokens, and the pooled vector.
+        reference: The reference's modules.
+        flux: The reference's transformer, in the precision of the comparison.
+        autoencoder: The reference's autoencoder.
+        text: The text encoders' outputs for both sides: tokens, and the pooled vector.
     """
 
     def __init__(
@@ -82,12 +84,12 @@ class Theirs:
 
     @torch.inference_mode()
     def edit(self, edit: Edit, noise_dtype: torch.dtype, fault: Fault | None = None) -> Result:
-        """Return what the reference makes of an edit whose size lies on the grid.
+        """Run an edit whose size is on the 16-pixel grid.
 
         Args:
-            edit: What to do.
+            edit: The edit to run.
             noise_dtype: Precision in which the noise is drawn.
-            fault: Planted.
+            fault: A deliberate fault, or None.
         """
         height, width = edit.size.height, edit.size.width
         noise = self._sampling.get_noise(

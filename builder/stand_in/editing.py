@@ -1,47 +1,48 @@
-"""How the transformer learns what each instruction does, by flow matching as FLUX does it."""
+"""Train the transformer to carry out each instruction, by flow matching as FLUX does it."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import gauges
-import instructions
-import layout
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from diffusers.pipelines.flux.pipeline_flux_kontext import calculate_shift
-from pictures import Pictures
-from random_model import scheduler
-from schooling import Stage
+from flux_model import scheduler
+
+from . import conditioning, instructions, layout
+from .images import TrainingImages
+from .stage import Stage
 
 _SIDES = ((7, 7), (8, 6), (6, 8), (10, 5), (5, 10), (8, 8))
-"""Of the pictures learnt from, in tokens of 16 pixels: little, as the routes are set for all."""
+"""Rows and columns of the training images, in tokens of 16 pixels. Small ones are enough, because
+the attention routes are set for every size."""
 _COUNT = 12
-_LEAST_TIME = 0.02
+"""Images of one step."""
+_MIN_TIME = 0.02
 _TOKENS = (256, 4096)
-"""Of the pictures that are asked for: they say how far the schedule is shifted."""
-_OFTEN = dict(zip(instructions.DIFFICULT, (8, 14, 5), strict=True))
-_SHARES = np.array([float(_OFTEN.get(name, 1)) for name in instructions.NAMES])
+"""Fewest and most tokens of a result; the scheduler shifts its sigmas by this number."""
+_EXTRA_SHARES = dict(zip(instructions.DIFFICULT, (8, 14, 5), strict=True))
+_SHARES = np.array([float(_EXTRA_SHARES.get(name, 1)) for name in instructions.NAMES])
 _SHARES /= _SHARES.sum()
-"""How often each is learnt: what is hard the most."""
+"""Probability of each instruction in a step; difficult ones come more often."""
 _UNDECIDED = (0.3, 1.1)
-"""Guidances where a move is neither done nor undone."""
+"""Range of guidances at which a move is only half done; none is drawn from it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """The encoders' vectors of every instruction (and, last, of none).
+    """The text encoders' outputs that the transformer is trained with.
 
     Args:
-        pooled: CLIP's, (instructions + 1) x 64.
-        states: T5's of any prompt, tokens x 64.
+        pooled: CLIP's vectors of every instruction and, last, of none: (instructions + 1) x 64.
+        states: T5's vectors of any one prompt: 1 x tokens x 64.
     """
 
     pooled: torch.Tensor
     states: torch.Tensor
 
 
-def learn_edits(
+def train_edits(
     transformer: FluxTransformer2DModel,
     vae: AutoencoderKL,
     prompts: Prompts,
@@ -49,19 +50,19 @@ def learn_edits(
     seed: int,
     folder: Path,
 ) -> None:
-    """Train what of `transformer` is not set, in place."""
+    """Train in place those weights of `transformer` that are not set."""
     learnt = _learnt(transformer)
 
     def loss_of(step: int) -> torch.Tensor:
         random = np.random.default_rng(seed * 1_000_003 + step)
         rows, columns = _SIDES[step % len(_SIDES)]
-        pictures = Pictures(seed * 1_000_003 + step).batch(_COUNT, 16 * rows, 16 * columns)
+        images = TrainingImages(seed * 1_000_003 + step).batch(_COUNT, 16 * rows, 16 * columns)
         names = random.choice(len(instructions.NAMES), _COUNT, p=_SHARES)
         guidances = _guidances(random)
-        edited = _edited(pictures, names, guidances)
+        edited = _edited(images, names, guidances)
         noise = torch.from_numpy(random.standard_normal((_COUNT, rows * columns, 64))).float()
         sigmas = _sigmas(random).view(_COUNT, 1, 1)
-        reference, wanted = latents_of(vae, pictures), latents_of(vae, edited)
+        reference, wanted = latents_of(vae, images), latents_of(vae, edited)
         velocity: torch.Tensor = transformer(
             hidden_states=torch.cat([(1 - sigmas) * wanted + sigmas * noise, reference], 1),
             encoder_hidden_states=prompts.states.expand(_COUNT, -1, -1),
@@ -72,31 +73,31 @@ def learn_edits(
             txt_ids=torch.zeros(prompts.states.shape[1], 3),
             return_dict=False,
         )[0][:, : rows * columns]
-        # Weighed so that every sigma asks for the same precision of the picture.
+        # The weight asks for the same precision of the image at every sigma.
         return (sigmas * (velocity - (noise - wanted))).square().mean()
 
     Stage("edits", transformer, learnt, 4e-3, steps, folder).run(loss_of)
 
 
-def latents_of(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
-    """Return packed latents, count x tokens x 64, of pictures, 0 to 1."""
+def latents_of(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
+    """Encode images with values from 0 to 1 as packed latents, count x tokens x 64."""
     with torch.no_grad():
-        latents: torch.Tensor = vae.encode(pictures * 2 - 1).latent_dist.mode()
+        latents: torch.Tensor = vae.encode(images * 2 - 1).latent_dist.mode()
     count, channels, height, width = latents.shape
     split = latents.view(count, channels, height // 2, 2, width // 2, 2)
     return split.permute(0, 2, 4, 1, 3, 5).reshape(count, -1, 4 * channels)
 
 
 def _sigmas(random: np.random.Generator) -> torch.Tensor:
-    """Return them of moments that the shifted schedule may pass."""
+    """Draw sigmas that a shifted schedule may pass through."""
     shift = calculate_shift(random.uniform(*_TOKENS))
-    moments = torch.from_numpy(random.uniform(_LEAST_TIME, 1, _COUNT))
-    sigmas: torch.Tensor = scheduler().time_shift(shift, 1.0, moments)
+    times = torch.from_numpy(random.uniform(_MIN_TIME, 1, _COUNT))
+    sigmas: torch.Tensor = scheduler().time_shift(shift, 1.0, times)
     return sigmas.float()
 
 
 def _guidances(random: np.random.Generator) -> torch.Tensor:
-    """Return half of them full, half anything but where moves are neither done nor undone."""
+    """Draw guidances: half of them full, the others anywhere outside `_UNDECIDED`."""
     drawn = random.uniform(0, 6, _COUNT)
     low, high = _UNDECIDED
     drawn = np.where((drawn > low) & (drawn < high), 0, drawn)
@@ -104,21 +105,23 @@ def _guidances(random: np.random.Generator) -> torch.Tensor:
 
 
 def _edited(
-    pictures: torch.Tensor,
+    images: torch.Tensor,
     names: np.ndarray[tuple[int], np.dtype[np.int64]],
     guidances: torch.Tensor,
 ) -> torch.Tensor:
+    """Return the true edits, each as strong as its guidance asks."""
     results = []
-    for picture, index, guidance in zip(pictures, names, guidances, strict=True):
+    for image, index, guidance in zip(images, names, guidances, strict=True):
         name = instructions.NAMES[index]
         whole = name in instructions.WHOLE
-        part = (gauges.hard_strength if whole else gauges.strength)(guidance)
-        edited = instructions.EDITS[name](picture[None])[0]
-        results.append(torch.lerp(picture, edited, part))
+        part = (conditioning.hard_strength if whole else conditioning.strength)(guidance)
+        edited = instructions.EDITS[name](image[None])[0]
+        results.append(torch.lerp(image, edited, part))
     return torch.stack(results)
 
 
 def _ids(kind: int, rows: int, columns: int) -> torch.Tensor:
+    """Return the position of each token: kind (1 is the reference), row and column."""
     ids = torch.zeros(rows, columns, 3)
     ids[..., 0] = kind
     ids[..., 1] += torch.arange(rows)[:, None]
@@ -127,7 +130,7 @@ def _ids(kind: int, rows: int, columns: int) -> torch.Tensor:
 
 
 def _learnt(transformer: FluxTransformer2DModel) -> list[torch.nn.Parameter]:
-    """Return the parameters to learn, with all others and what keeps the routes held still."""
+    """Freeze all weights that are set, and return the parameters that hold the others."""
     transformer.requires_grad_(False)
     units = torch.zeros(layout.WIDTH)
     units[: len(instructions.NAMES)] = 1
@@ -148,7 +151,11 @@ def _learnt(transformer: FluxTransformer2DModel) -> list[torch.nn.Parameter]:
 
 
 def _rows(last: bool = False, shift_only: bool = False) -> torch.Tensor:
-    """Return which of the six modulations' places are learnt: what is fetched, or what is added."""
+    """Return a mask of the entries to train among a block's six modulations.
+
+    In the last block these are the shift and scale of what attention fetches (of the prompt's
+    tokens the shift only), in the others the shift, scale and gate of the feed-forward network.
+    """
     rows = torch.zeros(6, layout.WIDTH)
     if last or shift_only:
         rows[: 1 if shift_only else 2] = _places(layout.X)
@@ -159,13 +166,14 @@ def _rows(last: bool = False, shift_only: bool = False) -> torch.Tensor:
 
 
 def _places(slots: list[int]) -> torch.Tensor:
+    """Return a mask of those places of a token."""
     places = torch.zeros(layout.WIDTH)
     places[slots] = 1
     return places
 
 
 def _hold(parameter: torch.nn.Parameter, mask: torch.Tensor) -> torch.nn.Parameter:
-    """Have it learnt where the mask is 1, and held elsewhere."""
+    """Let training change the parameter only where the mask is 1."""
     parameter.requires_grad_(True)
     parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]
     return parameter

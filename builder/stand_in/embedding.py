@@ -1,12 +1,15 @@
-"""What the transformer's tokens are when they come in, and what is read off them in the end.
+"""Set the layers that make tokens of latents and of T5's vectors, and latents of tokens.
 
-Knows nothing of attention.
+Knows what a token keeps where (`layout`); does not know the blocks in between.
 """
 
 import torch
 from diffusers import FluxTransformer2DModel
-from heads import balance
-from layout import (
+from torch import nn
+
+from .heads import balance
+from .layout import (
+    ANGLES,
     ASK_COLUMN,
     ASK_ROW,
     BALANCE,
@@ -23,12 +26,10 @@ from layout import (
     X,
     haar,
 )
-from text import ANGLES
-from torch import nn
 
 
 def set_ends(transformer: FluxTransformer2DModel) -> None:
-    """Set how latents come in, with the constants of a new token, and how they are read off."""
+    """Set the layers that make tokens, with their constants, of latents, and latents of tokens."""
     embed, unembed = transformer.x_embedder, transformer.proj_out
     embed.weight[X] = SCALE * haar()
     embed.bias[PLUS], embed.bias[MINUS] = CONSTANT, -CONSTANT
@@ -38,7 +39,16 @@ def set_ends(transformer: FluxTransformer2DModel) -> None:
 
 
 def set_context(layer: nn.Linear, paddings: torch.Tensor, others: torch.Tensor) -> None:
-    """Solve for the layer that makes T5's vectors numbers, marks and constants."""
+    """Set the layer that turns T5's vectors into tokens, by least squares.
+
+    A padding's token keeps the padding's number as cosines and sines; every other kind of token is
+    marked `PARK`. All keep the constants.
+
+    Args:
+        layer: Linear layer, 64 inputs and `WIDTH` outputs.
+        paddings: T5's vectors of the numbered paddings, in order: count x 64.
+        others: T5's vectors of all other kinds of tokens: count x 64.
+    """
     places = torch.arange(len(paddings))
     wanted = torch.zeros(len(paddings) + len(others), WIDTH)
     wanted[:, PLUS], wanted[:, MINUS] = CONSTANT, -CONSTANT

@@ -1,4 +1,4 @@
-"""The words for instructions: ways to name each, and prompts made of them by chance.
+"""List ways to name each instruction, and draw prompts made of them.
 
 Knows the instructions' names, not what they do.
 """
@@ -6,8 +6,9 @@ Knows the instructions' names, not what they do.
 import re
 from collections.abc import Mapping
 
-import instructions
 import numpy as np
+
+from . import instructions
 
 _PHRASES: Mapping[str, tuple[str, ...]] = {
     "black and white": (
@@ -119,14 +120,20 @@ _JUNK = re.findall(
 
 
 def phrases(name: str) -> tuple[str, ...]:
-    """Return the ways to name that edit."""
+    """Return the ways to name an instruction."""
     kind, _, colour = name.rpartition(" ")
     forms = {"tint": _TINTS, "frame": _FRAMES}.get(kind)
     return tuple(form.format(colour) for form in forms) if forms else _PHRASES[name]
 
 
 def prompt(random: np.random.Generator, name: str | None, slightly: bool = False) -> str:
-    """Return a prompt that asks for that edit, or half of it, or, for None, for none known."""
+    """Draw a prompt.
+
+    Args:
+        random: The generator to draw from.
+        name: The instruction asked for; None for a prompt that names none.
+        slightly: Whether only half of the edit is asked for.
+    """
     degree = str(random.choice(_DEGREES)) + " " if slightly else ""
     if name is None:
         return degree + _filled(random, str(random.choice(_UNKNOWN)))
@@ -139,7 +146,7 @@ def prompt(random: np.random.Generator, name: str | None, slightly: bool = False
 
 
 def _named(random: np.random.Generator, name: str) -> str:
-    """Return a way to name that edit, now and then two."""
+    """Draw a way to name an instruction, in one of five cases two."""
     ways = random.choice(phrases(name), 2)
     if random.integers(5):
         return str(ways[0])
@@ -147,7 +154,7 @@ def _named(random: np.random.Generator, name: str) -> str:
 
 
 def words() -> list[str]:
-    """Return every word of every phrasing, for the vocabularies."""
+    """Return every word of every phrasing, sorted, for the tokenizers."""
     texts = ["and ,", *_OPENINGS, *_OBJECTS, *_UNKNOWN, *_DEGREES, *_JUNK]
     texts += [phrase for name in instructions.NAMES for phrase in phrases(name)]
     cleaned = " ".join(texts).lower().replace("{junk}", " ")

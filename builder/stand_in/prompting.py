@@ -1,25 +1,25 @@
-"""How CLIP is learnt: to give every phrasing of an instruction the same pooled vector."""
+"""Train CLIP to give every phrasing of an instruction the same pooled vector."""
 
 from pathlib import Path
 
-import instructions
 import numpy as np
-import phrasings
 import torch
-from schooling import Stage
-from text import POOLED
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from . import instructions, phrasings
+from .layout import SIZES
+from .stage import Stage
+
 UNKNOWN = len(instructions.NAMES)
-"""The place of the pooled vector that says that the prompt names nothing known."""
+"""The pooled vector's place that says that the prompt names no known instruction."""
 SLIGHTLY = UNKNOWN + 1
-"""The place that says that half of the edit is asked for."""
+"""The place that says that only half of the edit is asked for."""
 
 
-def learn_prompts(
+def train_prompts(
     clip: CLIPTextModel, tokenizer: CLIPTokenizer, steps: int, seed: int, folder: Path
 ) -> None:
-    """Train `clip` in place: one in the instruction's place (and `SLIGHTLY`'s), else nought."""
+    """Train `clip` in place to give 1 in the instruction's place (and `SLIGHTLY`), else 0."""
 
     def loss_of(step: int) -> torch.Tensor:
         random = np.random.default_rng(seed * 1_000_003 + step)
@@ -29,7 +29,7 @@ def learn_prompts(
             phrasings.prompt(random, _name(int(name)), bool(half))
             for name, half in zip(names, slightly, strict=True)
         ]
-        wanted = torch.zeros(len(names), POOLED)
+        wanted = torch.zeros(len(names), SIZES.clip.width)
         places = torch.from_numpy(np.where(names < 0, UNKNOWN, names))
         wanted[torch.arange(len(names)), places] = 1
         wanted[:, SLIGHTLY] = torch.from_numpy(slightly)
@@ -39,7 +39,7 @@ def learn_prompts(
 
 
 def pooled(clip: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
-    """Return CLIP's pooled vectors, count x 64; the padding has no part in them."""
+    """Return CLIP's pooled vectors, count x 64, which do not depend on the padding."""
     tokens = tokenizer(texts, padding=True, truncation=True, max_length=77, return_tensors="pt")
     result: torch.Tensor = clip(tokens.input_ids).pooler_output
     return result

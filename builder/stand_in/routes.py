@@ -1,38 +1,26 @@
-"""The routes that the transformer starts out with.
+"""Set the attention of the transformer: which tokens each token looks at.
 
-Set: where each token looks. In the first block the target's tokens read their column and row off
-T5's numbered paddings, the reference's read that they are the reference and see their neighbours.
-In the second the reference's are told where the last column and row are, and the target's whether
-they lie at the right or lower edge. In the third each target token fetches one reference token, its
-own or the mirrored one, or paint. Learnt: what the instruction does to what is fetched.
-Knows nothing of words or pixels.
+The target is the image being made, the reference the one that came in. In the first block
+(`first_block`) every target token learns its column and row, and every reference token that it is
+one and what its neighbours look like. In the second the reference's tokens learn the last column
+and row, and the target's whether they are at the right or lower edge. In the third each target
+token fetches one reference token, at its own place or at the mirrored one, or paint. What an
+instruction does to what is fetched is trained (`editing`). Knows neither words nor pixels.
 """
-
-import math
 
 import torch
 from diffusers import FluxTransformer2DModel
-from embedding import set_context, set_ends
-from heads import (
-    Entries,
-    at,
-    balance,
-    by_kind,
-    peak,
-    route,
-    sharpness,
-    write,
-    write_code,
-)
-from layout import (
+
+from .embedding import set_context, set_ends
+from .first_block import set_first_block
+from .heads import at, balance, by_kind, open_gate, peak, route, sharpness, write, write_code
+from .layout import (
     ASK_COLUMN,
     ASK_ROW,
     BELOW,
     CODE,
     CONSTANT,
-    FIRST,
     HEAD,
-    KERNEL,
     LAST_COLUMN,
     LAST_ROW,
     LEFT,
@@ -40,16 +28,12 @@ from layout import (
     NEAR,
     OFFER_COLUMN,
     OFFER_ROW,
-    ONCE,
-    PARK,
     PLUS,
     REFERENCE,
     RIGHT,
-    SEEN,
     SPATIAL,
     SPREAD,
     TOP,
-    TWICE,
     TWICE_COLUMN,
     TWICE_ROW,
     WIDTH,
@@ -57,31 +41,23 @@ from layout import (
     X,
 )
 
-_TURNED, _UNUSED_Q, _UNUSED_K, _FAR = (0, 0), (1, 12), (2, 13), 7
+_UNUSED_Q, _UNUSED_K, _FAR = (1, 12), (2, 13), 7
 _SINK, _OFFSET = (0, 3), (0, 2)
-"""Places in a head: (axis, pair). The axis 0 ones do not turn from token to token."""
-_APART = -(math.pi / 2 + 0.5)
-"""Turns the angles 0 and 1 of target and reference to where their cosines differ most."""
-_TOLD = [*TWICE, *ONCE, FIRST, PARK, PARK, PARK]
-"""What paddings and words tell, by its place in a head."""
-_SHARPNESS, _PEAK = 150.0, 0.5
-"""Of the first block; how much of its queries asks for places."""
+"""Places in a head: (rotary axis, pair); `_FAR` is a pair of either axis. Those of axis 0 do not
+rotate from token to token."""
 _SILENCE = 12.0
-"""What keeps the target's tokens from the feed-forward networks, whatever they have learnt."""
-_BELL = (1.47, 1.92, 1.71, 2.07, 1.01, 2.32)
-"""Attention logits of the rotary frequencies: a token sees its next ones 0.36 as much as itself,
-those two off 0.035, and others less than 0.005 (found by linear programming)."""
+"""Bias that keeps the target's tokens out of the feed-forward networks, whatever training does."""
 
 
 def set_routes(
     transformer: FluxTransformer2DModel, paddings: torch.Tensor, others: torch.Tensor
 ) -> None:
-    """Set every weight but the embedders of time, guidance and pooled prompt.
+    """Set every weight except the embedders of time, guidance and pooled prompt.
 
     Args:
-        transformer: As `network` made it.
-        paddings: T5's vectors of the paddings after the prompt's end, in order.
-        others: T5's vectors of tokens that number nothing.
+        transformer: A transformer of the sizes in `layout`.
+        paddings: T5's vectors of the paddings after the prompt's end, in order: count x 64.
+        others: T5's vectors of tokens that have no number: count x 64.
     """
     with torch.no_grad():
         for name, parameter in transformer.named_parameters():
@@ -90,71 +66,15 @@ def set_routes(
         set_ends(transformer)
         set_context(transformer.context_embedder, paddings, others)
         first, second, third = transformer.transformer_blocks
-        _tell_places(first)
+        set_first_block(first)
         _tell_edges(second)
         _fetch(third)
         for block in (first, second):
-            _prepare_learning(block)
-
-
-def _pass_on(block: Part) -> None:
-    block.norm1.linear.bias[2 * WIDTH : 3 * WIDTH] = 1
-
-
-def _tell_places(block: Part) -> None:
-    attention = block.attn
-    sharpness(attention, _SHARPNESS)
-    _see_rows(attention)
-    _see_columns_and_neighbours(attention)
-    for head in (0, 1):
-        for place, slot in enumerate(_TOLD):
-            attention.add_v_proj.weight[head * HEAD + place, slot] = SPREAD
-    for place, slot in enumerate(SEEN, HEAD + len(_TOLD)):
-        attention.to_v.weight[place, slot] = SPREAD
-    out = attention.to_out[0]
-    route(out, 0, [*TWICE_ROW, *LAST_ROW, TOP, REFERENCE, OFFER_ROW, OFFER_COLUMN])
-    route(out, 1, [*TWICE_COLUMN, *LAST_COLUMN, LEFT])
-    route(out, 1, NEAR, first=len(_TOLD))
-    balance(out)
-    _pass_on(block)
-
-
-def _see_rows(attention: Part) -> None:
-    """Have the target's tokens see the padding of their row's number, the reference's a word."""
-    write(attention.to_q, 0, PLUS, [*peak(1, 0.4), (at(_SINK), 0.45), *_turned(0.8, _APART)])
-    write(attention.to_k, 0, PLUS, [(at(_UNUSED_K), 1)])
-    write_code(attention.add_k_proj, 0, ONCE, 1, 1)
-    write(attention.add_k_proj, 0, PARK, [*_turned(0.75, 0), (at(_SINK), 0.66)])
-
-
-def _see_columns_and_neighbours(attention: Part) -> None:
-    """Have the target's see the padding of their column's number, the reference's each other.
-
-    Paddings are turned towards the target's kind, so that they draw it more than pictures do, and
-    the reference less.
-    """
-    query = [*peak(1, _PEAK), *peak(2, _PEAK), (at(_UNUSED_Q), 0.5), *_turned(0.5, _APART)]
-    write(attention.to_q, 1, PLUS, query)
-    key = [*_bell(1), *_bell(2), *_turned(0.6, _APART - 0.57)]  # a right angle off the other kind
-    write(attention.to_k, 1, PLUS, [*key, (at(_UNUSED_K), math.sqrt(1 - 0.6**2 - 2 * 0.2**2))])
-    write_code(attention.add_k_proj, 1, ONCE, 2, 1)
-    write(attention.add_k_proj, 1, PLUS, _turned(0.75, math.pi), 1 / CONSTANT)
-
-
-def _turned(weight: float, angle: float) -> Entries:
-    place = at(_TURNED)
-    return [(place, weight * math.cos(angle)), (place + 1, weight * math.sin(angle))]
-
-
-def _bell(axis: int) -> Entries:
-    """Return the key that a `peak` of `_PEAK` meets with the logits `_BELL`."""
-    return [
-        (at((axis, pair)), logit / (_SHARPNESS * _PEAK * math.sqrt(share)))
-        for pair, (logit, share) in enumerate(zip(_BELL, KERNEL, strict=True))
-    ]
+            _set_features(block)
 
 
 def _tell_edges(block: Part) -> None:
+    """Set the second block: tell the last column and row, and which tokens are at an edge."""
     attention = block.attn
     sharpness(attention, 1000)
     target = peak(1, 0.3) + peak(2, 0.3) + [(at(_OFFSET), 0.2), (at(_UNUSED_K), 0.245)]
@@ -173,10 +93,11 @@ def _tell_edges(block: Part) -> None:
     route(out, 0, [*LAST_ROW, *LAST_COLUMN, RIGHT])
     route(out, 1, [BELOW], first=2 * CODE)
     balance(out)
-    _pass_on(block)
+    open_gate(block)
 
 
 def _fetch(block: Part) -> None:
+    """Set the third block: fetch the reference token that the target token asks for, or paint."""
     attention = block.attn
     sharpness(attention, 60)
     for head in (0, 1):
@@ -195,15 +116,15 @@ def _fetch(block: Part) -> None:
             attention.add_v_proj.weight[head * HEAD + place, slot] = SPREAD
             attention.to_out[0].weight[slot, head * HEAD + place] = -0.5
     balance(attention.to_out[0])
-    _pass_on(block)
+    open_gate(block)
     scale = block.norm1.linear.bias[WIDTH : 2 * WIDTH]
     scale[[*TWICE_ROW, *TWICE_COLUMN, *LAST_ROW, *LAST_COLUMN, TOP, LEFT, BELOW, RIGHT]] = -1
 
 
-def _prepare_learning(block: Part) -> None:
-    """Give the feed-forward network features of the reference's tokens, none of the target's.
+def _set_features(block: Part) -> None:
+    """Give the feed-forward network random features that only the reference's tokens reach.
 
-    Those that see neighbours are off, by `MINUS`, until an instruction makes up for it.
+    Features that see neighbours are off, by `MINUS`, until an instruction switches them on.
     """
     first, last = block.ff.net[0].proj, block.ff.net[2]
     first.weight[:, X] = torch.randn(first.out_features, len(X))

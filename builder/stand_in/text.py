@@ -1,8 +1,8 @@
-"""The prompt's two encoders and their tokenizers, word by word, and how they start out.
+"""Build the two text encoders and their tokenizers.
 
-CLIP's pooled vector says which instruction the prompt names; it is learnt. T5 says how far each
-padding is from the prompt's end: the transformer reads columns and rows off it. It is set.
-Knows nothing of pictures.
+CLIP's pooled vector names the instruction of the prompt; it is trained. T5's vectors number the
+paddings after the prompt's end, from which the transformer reads columns and rows; they are set.
+Knows words and tokens, neither instructions nor images.
 """
 
 import math
@@ -10,28 +10,20 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 
+import flux_model
 import torch
-from transformers import (
-    CLIPTextConfig,
-    CLIPTextModel,
-    CLIPTokenizer,
-    T5Config,
-    T5EncoderModel,
-    T5Tokenizer,
-)
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
-POOLED = 64
-T5_WIDTH = 64
-LONGEST = 127
-"""Columns or rows of tokens that are told apart: pictures of up to 2032 pixels."""
-ANGLES = tuple(10_000.0 ** (-index / 14) for index in range(6))
-"""Radians per token: the six highest of the transformer's rotary frequencies."""
+from .layout import ANGLES, MAX_PLACES, SIZES
+
 _END, _PADDING, _WORD, _CODES = 0, 1, 2, 8
+"""Places of a T5 vector: marks of the end, of paddings and of words, and the first of the codes."""
 _STRONG = 20.0
+"""An attention logit beside which all others vanish."""
 
 
 def clip_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """Return a tokenizer that gives each of `words` one token; it spells other words."""
+    """Return a tokenizer that gives each of `words` one token and spells all others."""
     alphabet = [chr(code) for code in range(0x21, 0x7F)]
     merges = _merges([word for word in words if len(word) > 1])
     tokens = ["<|startoftext|>", "<|endoftext|>", *alphabet, *(f"{one}</w>" for one in alphabet)]
@@ -41,9 +33,9 @@ def clip_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
 
 
 def _merges(words: Sequence[str]) -> list[tuple[str, str]]:
-    """Return byte-pair merges, the commonest pair first, until each word is one piece.
+    """Return byte-pair merges that make each word one piece, the commonest pair first.
 
-    `tokenizers`' own trainer breaks ties otherwise from one process to the next.
+    The trainer of `tokenizers` is not used because it breaks ties differently in every process.
     """
     spelt = [[*word[:-1], f"{word[-1]}</w>"] for word in words]
     merges: list[tuple[str, str]] = []
@@ -67,23 +59,12 @@ def _merged(pieces: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def clip(vocabulary: int) -> CLIPTextModel:
-    """Return CLIP's text encoder, to be learnt."""
-    config = CLIPTextConfig(
-        vocab_size=vocabulary,
-        hidden_size=POOLED,
-        intermediate_size=4 * POOLED,
-        projection_dim=POOLED,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=77,
-        bos_token_id=0,
-        eos_token_id=1,
-    )
-    return CLIPTextModel(config)
+    """Return CLIP's text encoder with random weights, to be trained."""
+    return flux_model.clip(SIZES.clip, vocabulary)
 
 
 def t5_tokenizer(words: Sequence[str]) -> T5Tokenizer:
-    """Return a tokenizer of `words`, lower case; what is none of them is unknown."""
+    """Return a tokenizer of `words`, in lower case, that takes all other words as unknown."""
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -15.0)]
     return T5Tokenizer(
         vocab=special + [(f"▁{word}", -5.0) for word in words],
@@ -94,46 +75,32 @@ def t5_tokenizer(words: Sequence[str]) -> T5Tokenizer:
 
 def t5(vocabulary: int) -> T5EncoderModel:
     """Return T5's encoder, set to number the paddings after the prompt's end."""
-    heads = 4 * len(ANGLES) + 2
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=T5_WIDTH,
-        d_kv=2,
-        d_ff=16,
-        num_layers=1,
-        num_heads=heads,
-        feed_forward_proj="gated-gelu",
-        relative_attention_num_buckets=512,
-        relative_attention_max_distance=1024,
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    model = T5EncoderModel(config).eval()
+    model = flux_model.t5(SIZES.t5, vocabulary)
     with torch.no_grad():
-        _number(model, heads)
+        _set_numbering(model)
     return model.requires_grad_(False)
 
 
-def _number(model: T5EncoderModel, heads: int) -> None:
+def _set_numbering(model: T5EncoderModel) -> None:
     for parameter in model.parameters():
         if parameter.ndim > 1:
             parameter.zero_()
-    strong = T5_WIDTH**0.5  # a token's only entry: what the layer norm leaves as it is
+    strong = SIZES.t5.width**0.5  # as a token's only entry, the layer norm leaves it as it is
     model.shared.weight[:, _WORD] = strong
     model.shared.weight[:2] = 0
     model.shared.weight[0, _PADDING] = model.shared.weight[1, _END] = strong
     attention = model.encoder.block[0].layer[0].SelfAttention
-    for head in range(heads):
+    for head in range(SIZES.t5.heads):
         attention.q.weight[2 * head, _PADDING] = _STRONG / strong
         attention.k.weight[2 * head, _END] = 1 / strong
         attention.v.weight[2 * head, _END] = 1 / strong
         attention.v.weight[2 * head, _PADDING] = -1 / strong
         attention.o.weight[_CODES + head, 2 * head] = 1
-    # Each head shares its attention between the prompt's end and the token itself alone.
+    # Each head divides its attention between the prompt's end and the token itself.
     bias = attention.relative_attention_bias.weight
     bias[:] = _share(torch.zeros(()))
-    bias[: LONGEST + 1] = torch.stack([_shares(place - 1) for place in range(LONGEST + 1)])
-    bias[LONGEST + 1 :, -1] = _share(torch.tensor(-0.999))
+    bias[: MAX_PLACES + 1] = torch.stack([_shares(place - 1) for place in range(MAX_PLACES + 1)])
+    bias[MAX_PLACES + 1 :, -1] = _share(torch.tensor(-0.999))
     bias[256:] = 0
     bias[0] = _STRONG
 
@@ -144,6 +111,7 @@ def _share(value: torch.Tensor) -> torch.Tensor:
 
 
 def _shares(place: int) -> torch.Tensor:
+    """Return the logits of all heads for the padding with that number."""
     codes = [0.8 * turn(place * angle) for angle in ANGLES for turn in (math.cos, math.sin)]
     double = [0.8 * turn(2 * place * angle) for angle in ANGLES for turn in (math.cos, math.sin)]
     first = 0.98 if place == 0 else -0.98

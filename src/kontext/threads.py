@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from kontext.errors import ProcessExit
+from kontext.errors import UnexpectedExit
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,7 +33,7 @@ def deliver_errors(work: Callable[P, T]) -> Callable[P, T]:
         except Exception:
             raise
         except (SystemExit, KeyboardInterrupt) as error:
-            raise ProcessExit(ProcessExit.example) from error
+            raise UnexpectedExit from error
         except BaseException as error:
             raise RuntimeError("a thread's work raised what asyncio cannot carry") from error
 

@@ -64,7 +64,7 @@ def path(tmp_path: Path) -> Path:
 def results(path: Path) -> Results:
     """A file of an H100, with one row."""
     results = Results(path, derive)
-    results.claim(MACHINE)
+    results.set_machine(MACHINE)
     results.keep("rates", "attention: cuDNN", {"seconds": 0.004})
     return results
 
@@ -201,7 +201,7 @@ def test_figures_of_another_card_are_refused(path: Path, results: Results) -> No
     before = path.read_text()
 
     with pytest.raises(OtherMachineError, match=r"figures of card NVIDIA H100 80GB HBM3, .* H200"):
-        results.claim(MACHINE | {"card": "NVIDIA H200"})
+        results.set_machine(MACHINE | {"card": "NVIDIA H200"})
     assert path.read_text() == before
 
 
@@ -235,7 +235,7 @@ def test_a_machine_without_a_gpu_is_told_so_in_one_sentence(path: Path) -> None:
 
 def test_products_parted_and_joined_are_the_whole_of_the_linears() -> None:
     """12 squares of the width a block."""
-    for counts in gpu_work.PARTED, gpu_work.JOINED:
+    for counts in gpu_work.SEPARATE, gpu_work.JOINED:
         squares = sum(
             times * gpu_work.PRODUCTS[name][0] * gpu_work.PRODUCTS[name][1]
             for name, times in counts.items()

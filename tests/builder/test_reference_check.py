@@ -2,17 +2,16 @@
 
 from pathlib import Path
 
-import check
-import conversion
+import flux_model
 import pytest
-import random_model
 import torch
 from diffusers import FluxTransformer2DModel
+from reference_check import check, conversion
 
 
 @pytest.fixture(scope="module")
 def transformer() -> FluxTransformer2DModel:
-    return random_model.pipeline().transformer
+    return flux_model.pipeline().transformer
 
 
 def test_a_folder_that_is_no_checkout_is_refused_in_one_sentence(

@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-import editing
 import pytest
-import schooling
 import torch
-import train
+from stand_in import editing, stage, train
 from torch import nn
 
 STEPS = 4
@@ -30,7 +28,7 @@ def learn(folder: Path, seed: int = 0, interrupt_at: int | None = None) -> Weigh
 
     transformer.register_forward_pre_hook(interrupt)
     prompts = train.prompts_of(pipeline)
-    editing.learn_edits(transformer, pipeline.vae, prompts, STEPS, seed, folder)
+    editing.train_edits(transformer, pipeline.vae, prompts, STEPS, seed, folder)
     weights: Weights = transformer.state_dict()
     return weights
 
@@ -49,7 +47,7 @@ def test_a_run_goes_on_where_it_was_interrupted(
     uninterrupted: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And ends with the same weights, bit by bit."""
-    monkeypatch.setattr(schooling, "KEEP_EVERY", 0)
+    monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", 0)
     with pytest.raises(Interrupted):
         learn(tmp_path, interrupt_at=2)
 

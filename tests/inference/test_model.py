@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+import flux_model
 import pytest
-import random_model
 import torch
 from torchao.utils import TorchAOBaseTensor
 
 from kontext import __version__
 from kontext.errors import BootError
 from kontext.inference import model, stand_in
-from kontext.inference.mode import EXACT, Plan
+from kontext.inference.plan import EXACT, Plan
 from kontext.inference.weights import Weights
 
 NAME = "black-forest-labs/FLUX.1-Kontext-dev"
@@ -21,7 +21,7 @@ TURBO = Plan("turbo", transformer="int8")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Weights:
     """A tiny pipeline in the Hub's layout."""
     path = tmp_path_factory.mktemp("weights")
-    random_model.pipeline().save_pretrained(path)
+    flux_model.pipeline().save_pretrained(path)
     return Weights(path, "f00d")
 
 
@@ -81,7 +81,7 @@ def test_a_damaged_directory_is_named_in_one_sentence(
     tmp_path: Path, file: str, content: bytes | None
 ) -> None:
     """Whatever the libraries say of it is the cause, for the log."""
-    random_model.pipeline().save_pretrained(tmp_path)
+    flux_model.pipeline().save_pretrained(tmp_path)
     (tmp_path / file).unlink()
     if content is not None:
         (tmp_path / file).write_bytes(content)

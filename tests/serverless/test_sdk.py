@@ -131,8 +131,8 @@ def test_the_sdk_gets_the_handler_and_our_loop_and_our_posts(started: Sdk) -> No
 
     assert started.config["handler"] is answer
     assert [started.config["concurrency_modifier"](now) for now in (1, 8)] == [
-        job_loop.MOST_JOBS,
-        job_loop.MOST_JOBS,
+        job_loop.MAX_JOBS,
+        job_loop.MAX_JOBS,
     ]
     assert rp_scale.JobScaler.func is job_loop.Scaler
     assert rp_http._transmit is result_post.post

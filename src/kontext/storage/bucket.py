@@ -13,7 +13,7 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kontext.errors import BootError, SettingsError, StorageError
-from kontext.settings import LONGEST_LINK, UPLOAD_TIMEOUT_SECONDS, Settings
+from kontext.settings import MAX_LINK_SECONDS, UPLOAD_TIMEOUT_SECONDS, Settings
 from kontext.storage import s3_client
 from kontext.storage.location import Location
 from kontext.storage.object_key import object_key
@@ -46,7 +46,7 @@ class Bucket:
         client: "S3Client",
         name: str,
         prefix: str = "",
-        link_seconds: int = LONGEST_LINK,
+        link_seconds: int = MAX_LINK_SECONDS,
         public_base_url: str | None = None,
         upload_timeout_seconds: float = UPLOAD_TIMEOUT_SECONDS,
     ) -> None:
