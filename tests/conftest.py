@@ -16,7 +16,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note hostile cases where reports carry them; each of Hypothesis's examples is one."""
+    """Put slow tests first, and note hostile cases where reports carry them.
+
+    Processes take tests from each other's end: slow ones that share a fixture are not torn apart.
+    Of a test of Hypothesis each example is a case.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("timeout") is None)
     for item in items:
         if mark := item.get_closest_marker("hostile"):
             (kind,) = mark.args

@@ -29,6 +29,8 @@ from kontext.storage import embedded_bucket
 from tests.support.s3_server import Key, StrictServer, unused_port
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
+two_workers = pytest.mark.timeout(600)
+"""Whichever of these tests comes first has two workers compile."""
 needs_a_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch compiles with g++ on a CPU"
 )
@@ -160,8 +162,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 # --- Two workers
 
 
+@two_workers
 @needs_a_compiler
-@pytest.mark.timeout(600)  # whichever of these comes first has two workers compile
 def test_the_first_worker_compiles_and_keeps_it(workers: list[dict[str, Any]]) -> None:
     """Nothing was there: every graph is a miss."""
     first = workers[0]
@@ -171,6 +173,7 @@ def test_the_first_worker_compiles_and_keeps_it(workers: list[dict[str, Any]]) -
     assert first["traced_again"] == first["graphs"] > 0
 
 
+@two_workers
 @needs_a_compiler
 def test_the_second_worker_compiles_nothing(workers: list[dict[str, Any]]) -> None:
     """Every graph is a hit, in both of torch's caches, so there is nothing to keep again."""
@@ -181,6 +184,7 @@ def test_the_second_worker_compiles_nothing(workers: list[dict[str, Any]]) -> No
     assert (second["traced_hits"], second["traced_again"]) == (second["graphs"], 0)
 
 
+@two_workers
 @needs_a_compiler
 def test_loaded_code_makes_the_same_image(workers: list[dict[str, Any]]) -> None:
     """Bit for bit, on one machine."""
@@ -189,6 +193,7 @@ def test_loaded_code_makes_the_same_image(workers: list[dict[str, Any]]) -> None
     assert second["image"] == first["image"]
 
 
+@two_workers
 @needs_a_compiler
 def test_the_warm_up_compiles_for_every_size(workers: list[dict[str, Any]]) -> None:
     """Also for as many image tokens as text tokens, and for a negative prompt."""
