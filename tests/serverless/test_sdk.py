@@ -71,7 +71,7 @@ def test_on_runpod_the_boot_steps_are_fitness_checks(started: Sdk) -> None:
     """The SDK runs them before it takes a job, and reports the name of one that fails."""
     sdk.start(Settings.load(), TEST_INPUT)
 
-    assert started.checks == ["bucket", "gpu", "safety_checker", "weights"]
+    assert {"bucket", "gpu", "safety_checker", "weights"} <= set(started.checks)
     assert callable(started.config["handler"])
 
 
