@@ -1,4 +1,4 @@
-"""Run the baseline: a synchronous handler with one step after another, like Runpod's own workers."""
+"""Run the baseline: a synchronous handler, one step after another, like Runpod's own workers."""
 
 import os
 import time

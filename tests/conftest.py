@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and the count of hostile cases."""
 
 import os
 from collections import Counter
@@ -9,14 +9,14 @@ import pytest
 from tests.support.s3_server import WORKER_ACTIONS, Key, StrictServer, strict_server
 
 HOSTILE = ("fetches", "images", "s3Config values", "fuzzed inputs", "API abuses", "kills")
-"""Kinds of what may be done to a worker; a test of one has the mark `hostile` with its kind."""
+"""Kinds of hostile cases; a test of one has the mark `hostile` with its kind."""
 
 _hostile: dict[str, tuple[str, int]] = {}
-"""Of each test with that mark its kind, and how often it runs."""
+"""For each test with that mark, its kind and the number of its cases."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Note the tests of hostile cases; of a test of Hypothesis each example is one."""
+    """Record the tests of hostile cases; each example of a Hypothesis test is one case."""
     for item in items:
         if mark := item.get_closest_marker("hostile"):
             (kind,) = mark.args
@@ -40,7 +40,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide whatever this machine says about AWS, buckets and Runpod."""
+    """Remove this machine's settings of AWS, buckets and Runpod from the environment."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "BUCKET_", "RUNPOD_", "PUBLIC_BASE_", "LINK_SECONDS")):
             monkeypatch.delenv(name)
@@ -70,7 +70,7 @@ def bucket_name(s3_server: StrictServer) -> str:
 
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
-    """What other tests compiled is forgotten: it would count against the limit of recompiles."""
+    """Forget what other tests compiled, which would count against torch's limit of recompiles."""
     import torch  # noqa: PLC0415 - most test modules need no torch
     from torch._dynamo.utils import counters  # noqa: PLC0415
 
