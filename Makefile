@@ -7,11 +7,14 @@ BIN := $(VENV)/bin
 SOURCES := handler.py src tests builder benchmarks
 PAGES := README.md $(wildcard docs/*.md)
 
-.PHONY: run serve test lint format docs lock stand-in codegen-check reference-check image-check
-.PHONY: clean help
+.PHONY: help run serve test test-fast coverage lint format docs lock stand-in codegen-check
+.PHONY: reference-check image-check image wheel release-check clean
+
+##@ Use it
 
 help:  ## list the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@awk -F ':.*## ' '/^##@ / { print "\n" substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/installed  ## edit an image, from job to saved file
 	@$(BIN)/python -m kontext.demo
@@ -20,35 +23,35 @@ PORT ?= 8000
 serve: $(VENV)/installed  ## Runpod's API on this machine, PORT=8000
 	@$(BIN)/python -m kontext.local --port $(PORT)
 
-test: $(VENV)/installed .venv-s3/installed  ## run every test
-	$(BIN)/python -m pytest
+##@ Check it
 
-lint: $(VENV)/installed  ## ruff, mypy, hadolint, and whether the tables in docs/ are up to date
+# Of two cores three processes keep more busy than two: many tests wait for servers and workers.
+PROCESSES ?= 3
+PARALLEL := -n $(PROCESSES) --dist worksteal
+test: $(VENV)/installed .venv-s3/installed  ## run every test, PROCESSES=3
+	$(BIN)/python -m pytest $(PARALLEL)
+
+# Those that need no S3 server, worker process or model, and do not import torch.
+FAST := tests/contract tests/images tests/jobs tests/inference/test_mode.py \
+    tests/storage/test_location.py tests/storage/test_object_key.py tests/test_address_policy.py \
+    tests/test_fuzz.py tests/test_layers.py tests/test_links.py tests/test_logs.py \
+    tests/test_settings.py
+test-fast: $(VENV)/installed  ## run the tests that need less than a minute
+	$(BIN)/python -m pytest $(PARALLEL) $(FAST)
+
+coverage: $(VENV)/installed .venv-s3/installed  ## run every test and show what none reaches
+	$(BIN)/python -m pytest $(PARALLEL) --cov=kontext
+
+lint: $(VENV)/installed  ## ruff, mypy, hadolint, zizmor, and whether the pages' tables are up to date
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms \
+	    .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
 	$(BIN)/cog --check -I builder $(PAGES)
-
-format: $(VENV)/installed  ## format the code
-	$(BIN)/ruff check --fix $(SOURCES)
-	$(BIN)/ruff format $(SOURCES)
-
-docs: $(VENV)/installed  ## write the tables in docs/ anew
-	$(BIN)/cog -r -I builder $(PAGES)
-
-# What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
-CUDA = '^(triton|cuda|nvidia)-?'
-COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
-    --no-annotate --no-header
-lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
-	$(COMPILE) pyproject.toml | grep -vE $(CUDA) > builder/requirements.txt
-	$(COMPILE) --group dev -c builder/requirements.txt | grep -vE $(CUDA) \
-	    > builder/requirements-dev.txt
-	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
-
-stand-in: $(VENV)/installed  ## train the stand-in anew, in an hour of one core
-	PYTHONPATH=builder:benchmarks $(BIN)/python -m stand_in.train
 
 codegen-check: .venv-cuda/installed  ## compile the CUDA code of every plan, no GPU (5 GB)
 	PYTHONPATH=src:builder:benchmarks .venv-cuda/bin/python -m codegen_check
@@ -63,6 +66,43 @@ $(EINOPS):
 
 image-check: codegen-check  ## build the image's steps without a registry (Debian, root, buildah)
 	builder/image-check.sh
+
+##@ Change it
+
+format: $(VENV)/installed  ## format the code
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+docs: $(VENV)/installed  ## write the pages' tables
+	$(BIN)/cog -r -I builder $(PAGES)
+
+# What only torch's CUDA build needs is left out: torch pins it itself, and its CPU build does not.
+CUDA = '^(triton|cuda|nvidia)-?'
+COMPILE = $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+    --no-annotate --no-header
+lock: $(VENV)/installed  ## resolve pyproject.toml into the locks in builder/
+	$(COMPILE) pyproject.toml | grep -vE $(CUDA) > builder/requirements.txt
+	$(COMPILE) pyproject.toml --extra local --group dev -c builder/requirements.txt \
+	    | grep -vE $(CUDA) | grep -vxFf builder/requirements.txt > builder/requirements-dev.txt
+	echo ministack==1.5.33 | $(COMPILE) - > builder/requirements-s3.txt
+
+stand-in: $(VENV)/installed  ## train the stand-in, in an hour of one core
+	PYTHONPATH=builder:benchmarks $(BIN)/python -m stand_in.train
+
+clean:  ## remove what was installed and built
+	rm -rf .venv .venv-s3 .venv-cuda build dist output
+
+##@ Release it
+
+image:  ## build the worker's container image, IMAGE=you/kontext
+	docker build --platform linux/amd64 --tag "$(IMAGE)" .
+
+wheel: $(VENV)/installed  ## build the wheel into dist/
+	rm -rf build/lib  # or the wheel would hold modules that are no longer there
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+release-check:  ## check that TAG=v1.2.3 names the version, and print its release notes
+	@$(PYTHON) builder/release.py
 
 .venv-cuda/installed: $(VENV)/installed
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-cuda
@@ -82,6 +122,3 @@ $(VENV)/installed: pyproject.toml builder/requirements.txt builder/requirements-
 	$(PYTHON) -m venv .venv-s3
 	.venv-s3/bin/python -m pip install -r builder/requirements-s3.txt
 	@touch $@
-
-clean:  ## remove what was installed and built
-	rm -rf .venv .venv-s3 .venv-cuda build output

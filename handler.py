@@ -1,4 +1,4 @@
-"""Entry point: builds the worker once and starts Runpod."""
+"""Entry point: boots the worker and starts Runpod's SDK."""
 
 import os
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 from kontext import logs
 from kontext.errors import SettingsError
 from kontext.settings import Settings
-from kontext.startup import read_ahead
+from kontext.startup import read_ahead, renamed_settings
 
 
 def main() -> None:
-    """Set up the log, start reading the weights, and only then import what takes seconds."""
+    """Configure the log and start reading the weights before the imports that take seconds."""
     try:
         settings = Settings.load()
         logs.configure(settings.production)
@@ -19,6 +19,7 @@ def main() -> None:
         if "RUNPOD_WEBHOOK_GET_JOB" in os.environ:
             _refuse(error)
         sys.exit(f"The worker cannot start: {error}")
+    renamed_settings.log_old_names()
     read_ahead.start(settings)
     from kontext.serverless import sdk
 
@@ -26,13 +27,13 @@ def main() -> None:
 
 
 def _refuse(error: SettingsError) -> None:
-    """Have the SDK tell Runpod and a waiting caller, and end the process."""
-    os.environ["RUNPOD_LOG_LEVEL"] = "ERROR"  # which may be what is wrong: the SDK would die of it
+    """Make the SDK report the wrong setting to Runpod and a waiting caller, and end the process."""
+    os.environ["RUNPOD_LOG_LEVEL"] = "ERROR"  # a wrong level would crash the SDK
     from kontext.serverless import sdk
 
     sdk.refuse(error)
 
 
-# Guarded: Python 3.14 imports the main module again in the SDK's heartbeat process.
+# Python 3.14 imports the main module again in the SDK's heartbeat process.
 if __name__ == "__main__":
     main()

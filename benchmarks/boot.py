@@ -37,10 +37,11 @@ pipeline = FluxKontextPipeline.from_pretrained(sys.argv[1], dtype=torch.bfloat16
 
 OURS = f"""
 import sys
-from kontext.startup import read_ahead
+from kontext.startup import garbage, imports, read_ahead
 from kontext.settings import Settings
 read_ahead.start(Settings.load(model_path=sys.argv[1]))
-read_ahead.import_model()
+garbage.pause()
+imports.import_model()
 from kontext.inference import model, weights
 pipeline = model.load("synthetic", weights.find("", sys.argv[1]), device="cpu").pipeline
 {_TOUCH}
@@ -56,10 +57,11 @@ page_cache.read(Weights(Path(sys.argv[1]), "").files)
 
 SIDE_BY_SIDE = """
 import sys
-from kontext.startup import read_ahead
+from kontext.startup import garbage, imports, read_ahead
 from kontext.settings import Settings
 reading = read_ahead.start(Settings.load(model_path=sys.argv[1]))
-read_ahead.import_model()
+garbage.pause()
+imports.import_model()
 reading.join()
 """
 

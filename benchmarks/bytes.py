@@ -23,11 +23,11 @@ from bytes_paths import TARGET, Ours, Plain, saved
 from PIL import Image
 
 from kontext.contract.size import Size
-from kontext.images.decode_pool import MOST_PICTURES
+from kontext.images.decode_pool import MAX_PROCESS_IMAGES
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 
 PHOTOGRAPHS = {"1024*1024": Size(1024, 1024), "12 MP": Size(4000, 3000)}
 
@@ -51,9 +51,9 @@ def main() -> None:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=MOST_PICTURES,
+        default=MAX_PROCESS_IMAGES,
         help="jobs of each size; the baseline and single steps run a fifth as many "
-        f"(default: {MOST_PICTURES})",
+        f"(default: {MAX_PROCESS_IMAGES})",
     )
     arguments = parser.parse_args()
     with (
@@ -131,7 +131,7 @@ def _spent(servers: set[psutil.Process]) -> float:
 async def _job(bucket: Bucket, size: Size) -> Job:
     photograph = _photograph(size)
     content = saved(photograph, "JPEG", quality=92)
-    file = StoredFile(f"photograph-{size.width}", "jpg", content, "image/jpeg", {})
+    file = ResultFile(f"photograph-{size.width}", "jpg", content, "image/jpeg", {})
     return Job(await bucket.store(file), content, photograph, _photograph(TARGET))
 
 

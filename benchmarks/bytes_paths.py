@@ -20,8 +20,8 @@ from kontext.images.encode import encode
 from kontext.images.fetch import ImageFetcher
 from kontext.images.provenance import Provenance
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 
 TARGET = Size(1024, 1024)
 """Size of the result."""
@@ -58,11 +58,11 @@ class Ours:
 
     async def encode(self, result: Image.Image) -> bytes:
         """Encode the result as PNG."""
-        return await asyncio.to_thread(encode, result, OutputFormat.PNG, PROVENANCE)
+        return await asyncio.to_thread(encode, result, OutputFormat.PNG, PROVENANCE, 95)
 
     async def store(self, content: bytes) -> object:
         """Store the file and return its presigned URL."""
-        file = StoredFile("ours", "png", content, "image/png", PROVENANCE.fields())
+        file = ResultFile("ours", "png", content, "image/png", PROVENANCE.fields())
         return await self._bucket.store(file)
 
 

@@ -1,7 +1,7 @@
 """List the plans that `benchmarks/gpu.py` measures, the most useful first. No torch.
 
 To add a plan, give it a name here, the mode that it starts from and the fields of
-`kontext.inference.mode.Plan` that it changes. A plan that this version of the worker does not have
+`kontext.inference.plan.Plan` that it changes. A plan that this version of the worker does not have
 is left out, with the reason.
 """
 
@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast, get_args
 
-from kontext.inference.mode import Card, Plan, choose
+from kontext.inference.mode import Card, choose
+from kontext.inference.plan import Plan
 from kontext.settings import Mode
 
 

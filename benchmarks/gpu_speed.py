@@ -16,10 +16,10 @@ from gpu_watch import Watch, now, relative_error
 from gpu_work import tflop_per_step
 from torch._dynamo.utils import counters
 
-from kontext.inference import mode
 from kontext.inference.editor import Editor
 from kontext.inference.executor import GpuExecutor
-from kontext.inference.mode import Plan
+from kontext.inference.memory import peak_bytes
+from kontext.inference.plan import EXACT, Plan
 
 T = TypeVar("T")
 Row = dict[str, Any]
@@ -107,7 +107,7 @@ def _row(subject: Subject, plan: Plan | None, jobs: list[Job]) -> Row:
         "first_job_seconds": first.seconds if plan else None,
         "phases": others[-1].watch.phases,
         "peak_gb": peak and peak / 1e9,
-        "planned_peak_gb": mode.peak(plan or mode.EXACT) / 1e9,
+        "planned_peak_gb": peak_bytes(plan or EXACT) / 1e9,
         "usd_per_image": price * seconds if price else None,
         "tflops": computed * work / seconds,
         "repeatable": len({job.pixels for job in jobs}) == 1 if plan else None,

@@ -20,10 +20,11 @@ from torch.nn.attention import restore_flash_attention_impl
 
 from kontext.contract.request import EditRequest
 from kontext.contract.size import Size
-from kontext.inference import acceleration, mode, model
+from kontext.inference import acceleration, autoencoder, mode, model
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT, Plan
 from kontext.inference.warm_up import warm_up
 
 diffusers_logging.set_verbosity_error()  # it warns that CLIP reads only 77 tokens
@@ -120,7 +121,7 @@ class Subject:
         built.set_progress_bar_config(disable=True)
         return built
 
-    def ready(self, built: FluxKontextPipeline, plan: mode.Plan | None) -> Editor:
+    def ready(self, built: FluxKontextPipeline, plan: Plan | None) -> Editor:
         """Prepare and compile as a worker does, or without a plan leave diffusers as it is."""
         restore_flash_attention_impl()  # an earlier plan may have changed it for the process
         torch.compiler.reset()
@@ -128,7 +129,8 @@ class Subject:
             acceleration.prepare(built, plan, self.device)
             acceleration.compile(built, self.backend)
         built.to(self.device)
-        return Editor(Model(built, "random weights", "none", plan or mode.EXACT), TRUE_CFG_SCALE)
+        autoencoder.postprocess_in_float32(built)
+        return Editor(Model(built, "random weights", "none", plan or EXACT), TRUE_CFG_SCALE)
 
     def warm_up(self, editor: Editor) -> None:
         """Warm up as a worker does, on a CPU with smaller images."""

@@ -89,10 +89,10 @@ async def _run(arguments: argparse.Namespace, worker: str, jobs: int, workers: i
         server = Server(Options(Path(directory, "queue"), each, HERE / worker))
         stop = asyncio.Event()
         running = asyncio.create_task(server.run(stop))
-        while not all(worker.ready for worker in server.workers):  # noqa: ASYNC110 - no event
+        while not all(worker.is_ready for worker in server.workers):  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.1)
         ids = [server.queue.submit(Submission(input=INPUT), sync=False).id for _ in range(jobs)]
-        ended = [await server.queue.finished(job_id, 600) for job_id in ids]
+        ended = [await server.queue.wait_until_finished(job_id, 600) for job_id in ids]
         stop.set()
         await running
         turns = _turns(turns_file)

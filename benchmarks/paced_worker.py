@@ -18,7 +18,7 @@ from kontext.inference.edit import Edit
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Worker
 
 FETCH_SECONDS = float(os.environ["FETCH_SECONDS"])
@@ -62,7 +62,7 @@ class NoSafetyChecker:
 class SlowStorage:
     """A storage that sleeps and keeps nothing."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         """Sleep, and return a link that leads nowhere."""
         await asyncio.sleep(STORE_SECONDS)
         return f"https://bucket.invalid/{file.name}"

@@ -97,7 +97,7 @@ async def _soak(server: Server, jobs: int) -> tuple[list[Sample], int]:
 
 
 async def _succeeds(server: Server, job_id: str) -> bool:
-    job = await server.queue.finished(job_id, 120)
+    job = await server.queue.wait_until_finished(job_id, 120)
     return job is not None and job.status == Status.COMPLETED
 
 

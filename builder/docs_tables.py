@@ -1,6 +1,6 @@
 """Generates the tables in docs/ from the code that they describe; `make docs` writes them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from annotated_types import Ge, Le
@@ -8,27 +8,40 @@ from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
-from kontext.contract.request import LONGEST_PROMPT, EditRequest
+from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest, extension_fields
 from kontext.contract.size import DEFAULT_SIDES
 from kontext.images.data_url import MEGABYTE
-from kontext.images.decode import (
-    FORMATS,
-    LONGEST_SIDE,
-    MOST_MEGAPIXELS,
-    SHORTEST_SIDE,
+from kontext.images.decode import FORMATS
+from kontext.images.decoder_protocol import (
+    DECODE_TIMEOUT_SECONDS,
+    HEADER_CPU_SECONDS,
+    pixel_cpu_seconds,
 )
-from kontext.images.decode_process import MOST_SECONDS, OPENING_SECONDS, pixel_seconds
 from kontext.images.fetch import FetchLimits
-from kontext.images.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
-from kontext.inference.mode import Card, choose, holdable, peak, weights
+from kontext.images.file_structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS
+from kontext.images.input_limits import MAX_MEGAPIXELS, MAX_SIDE, MIN_SIDE
+from kontext.inference.memory import peak_bytes, weight_bytes
+from kontext.inference.mode import Card, choose, supported_modes
 from kontext.settings import Settings
 
 
 def contract() -> str:
-    """Return a table with a row for each field of `input`."""
+    """Return a table with a row for each documented field of `input`."""
+    extensions = extension_fields()
+    return _fields(name for name in EditRequest.model_fields if name not in extensions)
+
+
+def extensions() -> str:
+    """Return a table with a row for each field of `input` that Runpod does not document."""
+    extensions = extension_fields()
+    return _fields(name for name in EditRequest.model_fields if name in extensions)
+
+
+def _fields(names: Iterable[str]) -> str:
+    fields = [(name, EditRequest.model_fields[name]) for name in names]
     rows = [
         (f"`{name}`", _json_type(name), _default(field), f"{field.description}{_range(field)}")
-        for name, field in EditRequest.model_fields.items()
+        for name, field in fields
     ]
     return _table(("Field", "Type", "Default", "Meaning"), rows)
 
@@ -67,8 +80,8 @@ def modes() -> str:
     for name, card in CARDS.items():
         plan = choose("auto", card)
         layers = f"{plan.transformer}, {plan.modulation}, {plan.text_encoder}"
-        memory = f"{weights(plan) / 1e9:.1f} / {peak(plan) / 1e9:.1f} GB"
-        held = ", ".join(f"`{mode}`" for mode in holdable(card))
+        memory = f"{weight_bytes(plan) / 1e9:.1f} / {peak_bytes(plan) / 1e9:.1f} GB"
+        held = ", ".join(f"`{mode}`" for mode in supported_modes(card))
         rows.append((name, f"`{plan.mode}`", layers, memory, held))
     head = (
         "Card",
@@ -89,7 +102,7 @@ def failures() -> str:
         errors.UnsafeImage,
         errors.OutOfMemory,
         errors.GpuFault,
-        errors.WorkerEnding,
+        errors.WorkerShutdown,
         errors.StorageError,
         errors.BootError,
         errors.KontextError,
@@ -104,25 +117,25 @@ def limits() -> str:
     rows = [
         (
             "Prompt, negative prompt",
-            f"{LONGEST_PROMPT:,} characters each; the model reads the first 512 tokens",
+            f"{MAX_PROMPT_LENGTH:,} characters each; the model reads the first 512 tokens",
         ),
         (
             "Sides of the output",
             f"{DEFAULT_SIDES.shortest} to {DEFAULT_SIDES.longest} px (settings)",
         ),
         ("Input formats", f"{', '.join(FORMATS)}; of an animation, the first frame is used"),
-        ("Sides of the input", f"{SHORTEST_SIDE} to {LONGEST_SIDE:,} px"),
-        ("Area of the input", f"{MOST_MEGAPIXELS} megapixels"),
-        ("Input file", f"{fetch.most_bytes // MEGABYTE} MB, fetched within {fetch.seconds} s"),
-        ("Decoding, in all", f"{MOST_SECONDS} s"),
-        ("Reading header and metadata", f"{OPENING_SECONDS:g} s of CPU time"),
+        ("Sides of the input", f"{MIN_SIDE} to {MAX_SIDE:,} px"),
+        ("Area of the input", f"{MAX_MEGAPIXELS} megapixels"),
+        ("Input file", f"{fetch.max_bytes // MEGABYTE} MB, fetched within {fetch.seconds} s"),
+        ("Decoding, in all", f"{DECODE_TIMEOUT_SECONDS} s"),
+        ("Reading header and metadata", f"{HEADER_CPU_SECONDS:g} s of CPU time"),
         (
             "Decoding pixels",
             f"{_pixel_seconds(0):g} s of CPU time, and {_pixel_seconds(1) - _pixel_seconds(0):g} s "
             "for each megapixel",
         ),
-        ("Segments of a JPEG", f"{MOST_SCANS} scans and {MOST_SEGMENTS:,} others"),
-        ("Chunks of a PNG", f"{MOST_CHUNKS:,}"),
+        ("Segments of a JPEG", f"{MAX_SCANS} scans and {MAX_SEGMENTS:,} others"),
+        ("Chunks of a PNG", f"{MAX_CHUNKS:,}"),
         ("Redirects of a URL", str(policy.max_redirects)),
         ("Ports of a URL", ", ".join(map(str, sorted(policy.allowed_ports)))),
     ]
@@ -134,7 +147,8 @@ def _json_type(name: str) -> str:
     field = schema["properties"][name]
     if "$ref" in field:
         field = schema["$defs"][field["$ref"].rpartition("/")[2]]
-    return str(field["type"])
+    kinds = [kind["type"] for kind in field.get("anyOf", [field])]
+    return str(kinds[0])
 
 
 def _default(field: FieldInfo) -> str:
@@ -157,7 +171,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def _pixel_seconds(megapixels: int) -> float:
-    return pixel_seconds(megapixels * 1000, 1000)
+    return pixel_cpu_seconds(megapixels * 1000, 1000)
 
 
 def _table(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -11,27 +11,26 @@ from tests.support.s3_server import WORKER_ACTIONS, Key, StrictServer, strict_se
 HOSTILE = ("fetches", "images", "s3Config values", "fuzzed inputs", "API abuses", "kills")
 """Kinds of hostile cases; a test of one has the mark `hostile` with its kind."""
 
-_hostile: dict[str, tuple[str, int]] = {}
-"""For each test with that mark, its kind and the number of its cases."""
+# Set before torch is imported, for this process and its children: tests run side by side.
+os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Record the tests of hostile cases; each example of a Hypothesis test is one case."""
+    """Note hostile cases where reports carry them; each of Hypothesis's examples is one."""
     for item in items:
         if mark := item.get_closest_marker("hostile"):
             (kind,) = mark.args
             assert kind in HOSTILE, f"{item.nodeid}: no such kind: {kind}"
             function = getattr(item, "function", None)
             settings = getattr(function, "_hypothesis_internal_use_settings", None)
-            _hostile[item.nodeid] = kind, settings.max_examples if settings else 1
+            item.user_properties.append((kind, settings.max_examples if settings else 1))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print how many hostile cases of each kind have passed."""
+    """Print how many hostile cases of each kind have passed, in whichever process."""
     passed: Counter[str] = Counter()
     for report in terminalreporter.getreports("passed"):
-        kind, times = _hostile.get(report.nodeid, ("", 0))
-        passed[kind] += times
+        passed.update({kind: times for kind, times in report.user_properties if kind in HOSTILE})
     if passed.total():
         terminalreporter.section("hostile cases passed")
         for kind in HOSTILE:

@@ -1,4 +1,4 @@
-"""A child ends with its parent, whatever happens to either."""
+"""Child processes end with their parent."""
 
 import os
 import signal
@@ -28,11 +28,11 @@ print("ready", flush=True)
 time.sleep(600)
 """
 
-Tied = subprocess.Popen[str]
+Child = subprocess.Popen[str]
 
 
-def start(program: str) -> Tied:
-    """Start a Python program on a lifeline."""
+def start(program: str) -> Child:
+    """Start a Python program that is killed with this process."""
     return subprocess.Popen(
         kill_with_parent([sys.executable, "-c", program]),
         stdin=subprocess.PIPE,
@@ -42,7 +42,7 @@ def start(program: str) -> Tied:
     )
 
 
-def line(process: Tied) -> str:
+def line(process: Child) -> str:
     return process.stdout.readline().strip() if process.stdout else ""
 
 
@@ -55,7 +55,7 @@ def is_alive(pid: int) -> bool:
 
 
 def all_end(pids: list[int]) -> bool:
-    """Give processes half a minute to end."""
+    """Wait up to half a minute until all processes have ended; tell whether they have."""
     for _ in range(1500):
         if not any(map(is_alive, pids)):
             return True
@@ -64,22 +64,22 @@ def all_end(pids: list[int]) -> bool:
 
 
 @pytest.fixture
-def deaf() -> Iterator[tuple[Tied, list[int]]]:
-    """A child deaf to SIGTERM that has a child of its own."""
+def deaf() -> Iterator[tuple[Child, list[int]]]:
+    """A child that ignores SIGTERM and has started a child itself."""
     with start(DEAF) as process:
         yield process, [int(line(process)), int(line(process))]
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_the_exit_status_is_the_childs() -> None:
-    """A shell lies between, and does not show."""
+def test_the_exit_status_is_that_of_the_child() -> None:
+    """The shell in between does not change it."""
     with start("import sys; sys.exit(5)") as process:
         assert process.wait(30) == 5
 
 
 def test_sigterm_reaches_the_child_and_its_answer_comes_back() -> None:
-    """It may end in its own way and time."""
+    """It can shut down gracefully."""
     with start(POLITE) as process:
         assert line(process) == "ready"
         process.terminate()
@@ -89,9 +89,9 @@ def test_sigterm_reaches_the_child_and_its_answer_comes_back() -> None:
 
 @pytest.mark.hostile("kills")
 def test_the_end_of_the_pipe_kills_the_child_and_what_it_started(
-    deaf: tuple[Tied, list[int]],
+    deaf: tuple[Child, list[int]],
 ) -> None:
-    """Nothing of it remains, though it ignores SIGTERM."""
+    """No process is left, although they ignore SIGTERM."""
     process, pids = deaf
     process.terminate()
     assert all(map(is_alive, pids))
@@ -102,8 +102,8 @@ def test_the_end_of_the_pipe_kills_the_child_and_what_it_started(
 
 
 @pytest.mark.hostile("kills")
-def test_a_stopped_child_ends_as_well(deaf: tuple[Tied, list[int]]) -> None:
-    """A signal that stops it does not save it."""
+def test_a_stopped_child_ends_as_well(deaf: tuple[Child, list[int]]) -> None:
+    """Stopped processes are killed too."""
     process, pids = deaf
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
@@ -114,8 +114,8 @@ def test_a_stopped_child_ends_as_well(deaf: tuple[Tied, list[int]]) -> None:
 
 
 @pytest.mark.hostile("kills")
-def test_a_killed_parent_takes_the_child_along(tmp_path: Path) -> None:
-    """It had no chance to close the pipe."""
+def test_the_child_of_a_killed_parent_is_killed(tmp_path: Path) -> None:
+    """The system closes the pipe of a killed process."""
     program = f"""
 import subprocess, sys, time
 from kontext.child_process import kill_with_parent

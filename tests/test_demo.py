@@ -1,4 +1,4 @@
-"""`make run`: from a job to an image that shows before and after."""
+"""`make run`: from a job to an image that shows input and result."""
 
 import json
 import os
@@ -12,8 +12,8 @@ from PIL import Image, ImageStat
 ROOT = Path(__file__).parent.parent
 
 
-def test_it_saves_the_edit_and_the_comparison_and_says_where(tmp_path: Path) -> None:
-    """Left the input, right what the prompt made of it: an image without colours."""
+def test_it_saves_the_result_and_the_comparison_and_prints_their_paths(tmp_path: Path) -> None:
+    """The input is on the left; the result, here without colours, is on the right."""
     job = json.loads((ROOT / "test_input.json").read_text())
     job["input"] |= {"num_inference_steps": 4}
     (tmp_path / "job.json").write_text(json.dumps(job))
@@ -34,5 +34,5 @@ def test_it_saves_the_edit_and_the_comparison_and_says_where(tmp_path: Path) -> 
 
 
 def saturation(image: Image.Image) -> float:
-    """Return how colourful an image is on average, 0 to 255."""
+    """Return the average saturation of an image, 0 to 255."""
     return float(ImageStat.Stat(image.convert("HSV")).mean[1])

@@ -1,6 +1,6 @@
-"""The image: what its Dockerfile promises, and the weights' way into it.
+"""The Docker image: what its Dockerfile promises, and how the weights get into it.
 
-Whether it builds and runs is `make image-check`'s business; these truths cost no build.
+`make image-check` tests whether it builds and runs; these tests need no build.
 """
 
 import json
@@ -31,14 +31,14 @@ def dockerfile() -> list[Instruction]:
 
 
 def last_stage() -> list[Instruction]:
-    """Return what makes the image that is shipped."""
+    """Return the instructions of the stage that becomes the image."""
     instructions = dockerfile()
     start = max(index for index, (name, _) in enumerate(instructions) if name == "FROM")
     return instructions[start:]
 
 
 def copied_from_repository() -> list[str]:
-    """Return every path that a COPY takes from the build's context."""
+    """Return every path that a COPY reads from the build's context."""
     copies = [rest.split() for name, rest in dockerfile() if name == "COPY"]
     return [source for words in copies if "--from" not in words[0] for source in words[:-1]]
 
@@ -66,7 +66,7 @@ def test_no_build_argument_or_variable_holds_a_secret() -> None:
 
 
 def test_the_token_reaches_its_step_as_a_mounted_secret() -> None:
-    """It never becomes part of a layer."""
+    """So it never becomes part of a layer."""
     steps = [rest for _, rest in dockerfile() if "HF_TOKEN" in rest]
 
     assert steps
@@ -74,21 +74,21 @@ def test_the_token_reaches_its_step_as_a_mounted_secret() -> None:
 
 
 def test_the_worker_is_not_root() -> None:
-    """The last user is a number, which a host can check, and not root's."""
+    """The last USER is a number, which a host can check, and not 0."""
     users = [rest for name, rest in last_stage() if name == "USER"]
 
     assert int(users[-1]) > 0
 
 
 def test_the_worker_never_asks_the_hub() -> None:
-    """A worker boots offline or not at all."""
+    """A worker must not download anything."""
     variables = " ".join(rest for name, rest in last_stage() if name == "ENV")
 
     assert "HF_HUB_OFFLINE=1" in variables.split()
 
 
 def test_the_image_runs_the_locked_requirements() -> None:
-    """What is installed is the lock, and the lock pins every package."""
+    """The build installs the lock, which pins every package."""
     steps = [rest for name, rest in dockerfile() if name == "RUN" and "pip install" in rest]
     lock = (ROOT / "builder/requirements.txt").read_text().splitlines()
 
@@ -98,14 +98,14 @@ def test_the_image_runs_the_locked_requirements() -> None:
 
 
 @pytest.mark.parametrize("source", copied_from_repository())
-def test_what_is_copied_exists_and_is_let_in(source: str) -> None:
-    """The repository holds it, and `.dockerignore`, which lets in nothing else, names it."""
+def test_every_copied_path_exists_and_is_in_the_build_context(source: str) -> None:
+    """`.dockerignore` excludes every path that it does not name."""
     assert (ROOT / source).exists()
     assert f"!{source}" in (ROOT / ".dockerignore").read_text().splitlines()
 
 
 def test_the_command_starts_the_handler() -> None:
-    """The command names a file that the build puts there."""
+    """The command names a file that the build copies to that place."""
     (command,) = [json.loads(rest) for name, rest in last_stage() if name == "CMD"]
     handler = Path(command[-1])
 
@@ -113,8 +113,8 @@ def test_the_command_starts_the_handler() -> None:
     assert ("COPY", "--from=application /app /app") in last_stage()
 
 
-def test_weights_lie_where_the_worker_looks() -> None:
-    """The build's directories are the settings' defaults and the search's last place."""
+def test_the_weights_are_where_the_worker_looks() -> None:
+    """The build's directories are the settings' defaults, and the last place of the search."""
     settings = Settings()
     places = {model: str(weights.IMAGE / model.rpartition("/")[2]) for model in fetches()}
 
@@ -125,7 +125,7 @@ def test_weights_lie_where_the_worker_looks() -> None:
 
 @pytest.mark.parametrize(("model", "revision"), fetches().items(), ids=fetches().keys())
 def test_revisions_are_commits(model: str, revision: str) -> None:
-    """A branch would give another image every time."""
+    """A branch could give another image at every build."""
     assert re.fullmatch("[0-9a-f]{40}", revision)
 
 
@@ -167,16 +167,16 @@ def fetch(
     )
 
 
-def test_help_is_there() -> None:
-    """The script explains itself without a Hub."""
+def test_the_script_has_a_help_text() -> None:
+    """It needs no Hub."""
     asked = [sys.executable, str(ROOT / "builder/fetch_weights.py"), "--help"]
     helped = subprocess.run(asked, capture_output=True, text=True, check=True)
 
     assert "organisation/name on the Hub" in helped.stdout
 
 
-def test_only_what_is_asked_for_is_fetched(hub: str, tmp_path: Path) -> None:
-    """The patterns keep single-file copies out, and the commit is on record for provenance."""
+def test_only_matching_files_are_fetched(hub: str, tmp_path: Path) -> None:
+    """The patterns exclude single-file copies; the commit is recorded for the provenance."""
     done = fetch(hub, tmp_path, "open/model", COMMIT, "model_index.json", "vae/*")
     fetched = tmp_path / "model"
 
@@ -240,7 +240,7 @@ NO_COMMIT = "0" * 40
 def test_a_failed_fetch_fails_the_build_with_one_sentence(
     hub: str, tmp_path: Path, wanted: str, token: str, sentence: str
 ) -> None:
-    """Whoever builds reads what to do, not a traceback."""
+    """It says what to do, without a traceback."""
     failed = fetch(hub, tmp_path, *wanted.split(), token=token)
 
     assert failed.returncode == 1

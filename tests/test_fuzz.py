@@ -1,4 +1,4 @@
-"""Whatever comes in, one sentence comes out: the decoder, the fetcher and `input` under fuzz."""
+"""Fuzz tests of the decoder, the fetcher and `input`: every failure is one sentence."""
 
 import asyncio
 import json
@@ -12,8 +12,9 @@ from ssrfguard import Policy
 
 from kontext.contract.request import EditRequest, unknown_keys
 from kontext.errors import DecodeError, InvalidRequest, SourceError
-from kontext.images.decode import LONGEST_SIDE, SHORTEST_SIDE, decode
+from kontext.images.decode import decode
 from kontext.images.fetch import FetchLimits, ImageFetcher
+from kontext.images.input_limits import MAX_SIDE, MIN_SIDE
 from tests.support.hostile_server import HostileServer, Names, sends
 from tests.support.images import (
     display_p3_profile,
@@ -31,7 +32,7 @@ pytestmark = [
 
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-SMALL = FetchLimits(seconds=1, most_bytes=10_000)
+SMALL = FetchLimits(seconds=1, max_bytes=10_000)
 
 SEEDS = [
     encoded(quadrants(), "JPEG", exif=oriented(6), icc_profile=display_p3_profile()),
@@ -82,7 +83,7 @@ def decodes_or_refuses(content: bytes) -> None:
         assert_one_line(str(refused))
     else:
         assert image.mode == "RGB"
-        assert all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in image.size)
+        assert all(MIN_SIDE <= side <= MAX_SIDE for side in image.size)
         assert image.info == {}
 
 
@@ -96,20 +97,20 @@ def assert_one_line(sentence: str) -> None:
 @given(st.binary(max_size=2000))
 @FUZZ
 def test_any_bytes_decode_or_are_refused(content: bytes) -> None:
-    """Bytes from nowhere are refused, and by nothing but a `DecodeError`."""
+    """Random bytes raise nothing but a `DecodeError`."""
     decodes_or_refuses(content)
 
 
 @given(mutated_images())
 @settings(FUZZ, max_examples=500)
 def test_a_mutated_image_decodes_or_is_refused(content: bytes) -> None:
-    """A file that was an image is one within the limits, or refused by a `DecodeError`."""
+    """The result is an image within the limits, or a `DecodeError`."""
     decodes_or_refuses(content)
 
 
 @st.composite
 def mutated_answers(draw: st.DrawFn) -> bytes:
-    """Draw what a server might send in place of HTTP."""
+    """Draw what a server might send instead of correct HTTP."""
     fields = st.sampled_from(
         [
             "Content-Length",
@@ -135,7 +136,7 @@ def mutated_answers(draw: st.DrawFn) -> bytes:
 
 
 async def fetch(answer: bytes) -> None:
-    """Fetch an image from a server that sends `answer`; nothing but a `SourceError` escapes."""
+    """Fetch an image from a server that sends `answer`; only a `SourceError` may be raised."""
     names = Names({"public.example": ["127.0.0.1"]})
     async with HostileServer({"/": sends(answer)}) as server:
         policy = Policy(
@@ -149,24 +150,24 @@ async def fetch(answer: bytes) -> None:
 
 @given(st.one_of(st.binary(max_size=500), mutated_answers()))
 @settings(FUZZ, max_examples=50)
-def test_any_answer_is_a_image_or_one_sentence(answer: bytes) -> None:
-    """A server may send anything; the client's own errors never come through."""
+def test_any_answer_is_an_image_or_one_sentence(answer: bytes) -> None:
+    """A server may send anything; the HTTP client's own errors are never raised."""
     asyncio.run(fetch(answer))
 
 
 @pytest.fixture(scope="module")
-def lonely() -> ImageFetcher:
-    """A source whose name server knows no name."""
+def without_names() -> ImageFetcher:
+    """A fetcher whose name server knows no name."""
     return ImageFetcher(Policy(), SMALL, Names({}))
 
 
 @given(st.text(max_size=200))
 @settings(FUZZ, max_examples=100)
-def test_any_url_is_one_sentence(lonely: ImageFetcher, url: str) -> None:
+def test_any_url_is_one_sentence(without_names: ImageFetcher, url: str) -> None:
     """Also a URL that no parser understands."""
     for spelling in (url, f"http://{url}", f"https://a.example/{url}", f"data:{url}"):
         with pytest.raises(SourceError) as caught:
-            asyncio.run(lonely.fetch(spelling))
+            asyncio.run(without_names.fetch(spelling))
         assert_one_line(str(caught.value))
 
 
@@ -214,7 +215,7 @@ REQUESTS = st.one_of(
 
 
 def nested(depth: int) -> Any:
-    """Return arrays within arrays."""
+    """Return an array nested `depth` times."""
     value: Any = []
     for _ in range(depth):
         value = [value]
@@ -239,7 +240,7 @@ def parses_or_refuses(data: object) -> None:
 @given(REQUESTS)
 @settings(FUZZ, max_examples=500)
 def test_any_input_is_a_request_or_one_sentence(data: object) -> None:
-    """Every JSON value, and every near miss of a request."""
+    """Any JSON value, and almost valid requests."""
     parses_or_refuses(data)
 
 
@@ -258,6 +259,6 @@ def test_any_input_is_a_request_or_one_sentence(data: object) -> None:
     ],
 )
 def test_a_hostile_value_in_any_field_is_one_sentence(field: str, value: object) -> None:
-    """No field's check can be made to raise, hang or speak in two lines."""
+    """No value makes a check raise another error, hang or answer in two lines."""
     parses_or_refuses({"prompt": "a cat", "image": "data:,"} | {field: value})
     parses_or_refuses(value)

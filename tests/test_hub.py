@@ -10,11 +10,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from kontext.address_policy import address_policy
 from kontext.contract.request import EditRequest, unknown_keys
 from kontext.images.fetch import ImageFetcher
-from kontext.inference.mode import Card, choose, holdable
-from kontext.jobs.progress import Progress
+from kontext.inference.mode import Card, choose, supported_modes
 from kontext.settings import Mode, Settings
 from kontext.startup.boot import Boot
-from kontext.worker import Job
+from tests.support.progress import post_nothing
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,8 +28,8 @@ POOLS = {
     "ADA_80_PRO": (80, Card("H100", int(79.2 * GIB), (9, 0))),
     "HOPPER_141": (141, Card("H200", int(139.8 * GIB), (9, 0))),
 }
-"""Runpod's GPU pools: the GB that it names, and the least of its cards: smallest memory as torch
-reports it, oldest capability."""
+"""Runpod's GPU pools: the GB in the name, and the weakest card: the smallest memory that torch
+reports, and the oldest capability."""
 
 NOT_OFFERED = {
     "fetch_allowed_networks": "for development",
@@ -45,14 +44,16 @@ NOT_OFFERED = {
     "stop_timeout_seconds": "rarely worth a change",
     "shutdown_seconds": "rarely worth a change",
     "max_internal_errors": "rarely worth a change",
+    "max_steps": "for contracts of other vendors",
+    "max_guidance": "for contracts of other vendors",
     "runpod_endpoint_id": "set by Runpod",
     "runpod_webhook_get_job": "set by Runpod",
 }
-"""Settings that the Hub's form leaves out, and why."""
+"""Settings that are not in the Hub's form, and why."""
 
 
 class Form(BaseModel):
-    """Admits the documented fields and no other (docs.runpod.io/hub/publishing-guide)."""
+    """Allows only the documented fields (docs.runpod.io/hub/publishing-guide)."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -131,10 +132,6 @@ class HubTests(Form):
     config: ConfigOfTests
 
 
-async def post_nothing(job: Job, progress: Progress) -> None:
-    """Runpod hears of no progress."""
-
-
 HUB = Hub.model_validate_json((ROOT / ".runpod/hub.json").read_text())
 TESTS = HubTests.model_validate_json((ROOT / ".runpod/tests.json").read_text())
 INPUTS = {variable.key: variable.input for variable in HUB.config.env if variable.input}
@@ -143,8 +140,8 @@ each_input = pytest.mark.parametrize(("key", "shown"), INPUTS.items(), ids=INPUT
 each_test = pytest.mark.parametrize("test", TESTS.tests, ids=lambda test: test.name)
 
 
-def test_every_setting_is_offered_or_left_out_for_a_reason() -> None:
-    """The form's keys are settings, and a new setting must be decided on."""
+def test_every_setting_is_in_the_form_or_left_out_for_a_reason() -> None:
+    """The form's keys are settings; a new setting is added to one of the two lists."""
     offered = [variable.key.lower() for variable in HUB.config.env]
 
     assert sorted([*offered, *NOT_OFFERED]) == sorted(Settings.model_fields)
@@ -173,7 +170,7 @@ def test_the_form_shows_what_the_setting_says(key: str, shown: Input) -> None:
         if limit is not None
     ],
 )
-def test_the_form_admits_no_number_that_the_setting_refuses(
+def test_the_form_allows_no_number_that_the_setting_refuses(
     key: str, limit: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A deployer who stays within the form's limits gets a worker that starts."""
@@ -195,7 +192,7 @@ def test_every_size_of_card_that_the_docs_name_is_offered() -> None:
 
 @pytest.mark.parametrize("pool", OFFERED)
 def test_every_gpu_offered_holds_the_modes_that_the_form_promises(pool: str) -> None:
-    """All but those whose label asks for more memory; the default is held by all."""
+    """Except modes whose label asks for more memory; every GPU holds the default."""
     size, card = POOLS[pool]
     mode = INPUTS["MODE"]
     assert mode is not None
@@ -204,11 +201,11 @@ def test_every_gpu_offered_holds_the_modes_that_the_form_promises(pool: str) -> 
         least = re.search(r"\((\d+) GB or more\)", option.label)
         if option.value in get_args(Mode):
             promised = least is None or size >= int(least[1])
-            assert (option.value in holdable(card)) == promised, option.label
+            assert (option.value in supported_modes(card)) == promised, option.label
 
 
 def test_hosts_have_the_driver_that_torch_needs() -> None:
-    """Torch 2.13 brings CUDA 13, which runs on the drivers of CUDA 13 alone."""
+    """Torch 2.13 contains CUDA 13, which needs a driver of CUDA 13."""
     versions = HUB.config.allowedCudaVersions
 
     assert {version.partition(".")[0] for version in versions} == {"13"}
@@ -217,7 +214,7 @@ def test_hosts_have_the_driver_that_torch_needs() -> None:
 
 @each_test
 async def test_the_hubs_tests_need_no_network(test: HubTest) -> None:
-    """Each input keeps to the contract and carries its image."""
+    """Each input is valid and contains its image."""
     request = EditRequest.parse(test.input)
     image = await ImageFetcher(address_policy(Settings())).fetch(request.image)
 

@@ -1,4 +1,4 @@
-"""The rules on imports, as the packages' own docstrings state them."""
+"""The rules on imports, read from the packages' own docstrings."""
 
 import ast
 import re
@@ -30,7 +30,7 @@ def docstring(path: Path) -> str:
 
 
 def words(text: str) -> set[str]:
-    """Return the names in a list that is joined by commas."""
+    """Return the names in a comma-separated list."""
     return set(re.findall(r"[\w.]+", text)) - {"nothing"}
 
 
@@ -53,7 +53,7 @@ RULES = rules()
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the modules that a file imports anywhere, lazily and for type checking too."""
+    """Yield the modules that a file imports, also inside functions and for type checking."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -62,8 +62,8 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def forbidden(module: str, imported: str) -> bool:
-    """Tell whether a module of ours may not import something."""
+def is_forbidden(module: str, imported: str) -> bool:
+    """Return whether a module of this project must not import something."""
     own = module.partition(".")[0]
     allowed = RULES[own] | {own, "__version__"}
     if imported.partition(".")[0] == "kontext":
@@ -79,47 +79,46 @@ def test_every_module_has_a_rule() -> None:
 
 @pytest.mark.parametrize("module", SOURCES)
 def test_a_module_imports_what_its_package_may(module: str) -> None:
-    """Lazily imported modules and those of type checking count too."""
-    assert not [name for name in imports(SOURCES[module]) if forbidden(module, name)]
+    """Imports inside functions and for type checking count too."""
+    assert not [name for name in imports(SOURCES[module]) if is_forbidden(module, name)]
 
 
-def test_a_breach_is_seen() -> None:
-    """The rules forbid what they are there to forbid."""
-    assert forbidden("contract.request", "kontext.settings.Settings")
-    assert forbidden("images.fetch", "kontext.storage.bucket.Bucket")
-    assert forbidden("startup.boot", "torch")
-    assert forbidden("worker", "runpod.serverless")
-    assert forbidden("local.server", "kontext.storage.bucket.Bucket")
-    assert not forbidden("local.server", "kontext.storage.embedded_bucket")
+def test_a_broken_rule_is_found() -> None:
+    """Examples of what the rules forbid."""
+    assert is_forbidden("contract.request", "kontext.settings.Settings")
+    assert is_forbidden("images.fetch", "kontext.storage.bucket.Bucket")
+    assert is_forbidden("startup.boot", "torch")
+    assert is_forbidden("worker", "runpod.serverless")
+    assert is_forbidden("local.server", "kontext.storage.bucket.Bucket")
+    assert not is_forbidden("local.server", "kontext.storage.embedded_bucket")
 
 
 def test_only_inference_imports_torch() -> None:
-    """Everything else starts without it."""
+    """Everything else starts without torch."""
     assert [name for name, allowed in RULES.items() if allowed & HEAVY] == ["inference"]
 
 
 def test_the_packages_have_an_order() -> None:
-    """Imports go down only: no two packages or modules import each other, by whatever way."""
+    """Imports go down only: no two packages import each other, directly or indirectly."""
     below = {name: {rule.partition(".")[0] for rule in rules} for name, rules in RULES.items()}
     remaining = set(below)
     while remaining:
         lowest = {name for name in remaining if not below[name] & remaining}
-        assert lowest, f"these import each other in a ring: {sorted(remaining)}"
+        assert lowest, f"these import each other: {sorted(remaining)}"
         remaining -= lowest
 
 
 def test_no_import_ring() -> None:
-    """Within the packages the modules have an order too."""
+    """No two modules import each other, directly or indirectly."""
+    imported = {name: set(imports(path)) for name, path in SOURCES.items()}
     below = {
-        name: {
-            module for module in SOURCES if any(_is_of(module, found) for found in imports(path))
-        }
-        for name, path in SOURCES.items()
+        name: {module for module in SOURCES if any(_is_of(module, each) for each in found)}
+        for name, found in imported.items()
     }
     remaining = set(below)
     while remaining:
         lowest = {name for name in remaining if not below[name] & (remaining - {name})}
-        assert lowest, f"these import each other in a ring: {sorted(remaining)}"
+        assert lowest, f"these import each other: {sorted(remaining)}"
         remaining -= lowest
 
 
@@ -141,7 +140,7 @@ def test_a_light_module_stays_light(module: str) -> None:
 
 
 def test_a_checkout_that_is_not_installed_can_be_imported(tmp_path: Path) -> None:
-    """As on a rented machine; it has no version."""
+    """As on a rented machine; its version is unknown."""
     (tmp_path / "kontext").mkdir()
     shutil.copy(kontext.__file__, tmp_path / "kontext")
     program = "import sys; sys.path.append(sys.argv[1]); import kontext; print(kontext.__version__)"

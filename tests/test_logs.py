@@ -1,4 +1,4 @@
-"""The log: whose line it is, in which form, and what may not be in it."""
+"""The log: the job of a line, its format, and what it must not contain."""
 
 import json
 import logging
@@ -14,7 +14,7 @@ from kontext.logs import JobLog, PlainFormatter, RunpodFormatter
 
 @pytest.fixture
 def restored() -> Iterator[None]:
-    """Whatever `configure` changes is put back as it was."""
+    """Undo what `configure` changes."""
     root, ours, environment = logging.getLogger(), logging.getLogger("kontext"), dict(os.environ)
     handlers, levels = root.handlers, (root.level, ours.level)
     yield
@@ -24,13 +24,13 @@ def restored() -> Iterator[None]:
 
 
 def record(message: str, level: int = logging.INFO, **more: object) -> logging.LogRecord:
-    """Return a line of the log, not yet written."""
+    """Return a record of the log."""
     name = logging.getLevelName(level)
     return logging.makeLogRecord({"msg": message, "levelno": level, "levelname": name, **more})
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """Return the error as it is once it was raised."""
+    """Return the error after raising it, with its traceback."""
     try:
         raise error from cause
     except type(error):
@@ -53,13 +53,13 @@ def raised(error: BaseException, cause: BaseException | None = None) -> BaseExce
         pytest.param("is it 4*4? no: me@home", "is it 4*4? no: me@home", id="no-url"),
     ],
 )
-def test_of_a_url_neither_query_nor_credentials_are_written(written: str, read: str) -> None:
-    """Tokens and signatures travel there; the rest tells a reader enough."""
+def test_query_and_credentials_of_a_url_are_not_logged(written: str, read: str) -> None:
+    """They contain tokens and signatures."""
     assert PlainFormatter("%(message)s").format(record(written)) == read
 
 
-def test_a_url_in_a_traceback_is_cut_too() -> None:
-    """What an exception says is not ours to write."""
+def test_a_url_in_a_traceback_is_shortened_too() -> None:
+    """An exception's message may contain any URL."""
     error = raised(OSError("no answer from https://u:p@h.example/p?signature=s"))
     info = (type(error), error, error.__traceback__)
     text = PlainFormatter().format(record("failed", logging.ERROR, exc_info=info))
@@ -68,8 +68,8 @@ def test_a_url_in_a_traceback_is_cut_too() -> None:
     assert text.endswith("OSError: no answer from https://h.example/p?...")
 
 
-def test_a_foreseen_failure_tells_its_causes_in_one_line() -> None:
-    """It has its own sentence; sixty lines of a library's stack would bury it."""
+def test_a_foreseen_failure_has_its_causes_in_one_line() -> None:
+    """A library's traceback of sixty lines would hide its sentence."""
     refused = raised(ConnectionRefusedError("refused"))
     error = raised(OSError("unreachable"), refused)
     info = (type(error), error, error.__traceback__)
@@ -81,7 +81,7 @@ def test_a_foreseen_failure_tells_its_causes_in_one_line() -> None:
 def test_a_failure_without_a_cause_is_its_sentence_alone(
     restored: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`exc_info=None` is how a logger is told that there is none."""
+    """`exc_info=None` means that there is no cause."""
     logs.configure(production=False)
     JobLog("job-1").warning("failed: %s", FetchError("no"), exc_info=None)
 
@@ -113,10 +113,10 @@ def test_a_line_of_no_job_has_no_request_id() -> None:
     assert json.loads(RunpodFormatter().format(record("ready")))["requestId"] is None
 
 
-def test_ours_is_written_from_info_and_libraries_from_warning(
+def test_our_lines_are_logged_from_info_and_those_of_libraries_from_warning(
     restored: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """At INFO httpx writes every URL; all of it goes where the SDK writes."""
+    """At INFO httpx logs every URL. All lines go to standard output, as the SDK's do."""
     logs.configure(production=False)
     JobLog("job-1").info("done")
     logging.getLogger("kontext").debug("detail")
@@ -140,10 +140,10 @@ def test_ours_is_written_from_info_and_libraries_from_warning(
         ({"RUNPOD_LOG_LEVEL": "", "RUNPOD_DEBUG_LEVEL": "WARN"}, "WARN"),
     ],
 )
-def test_the_sdk_is_given_a_level_that_it_knows(
+def test_the_sdk_gets_a_level_that_it_knows(
     restored: None, given: dict[str, str], set_for_the_sdk: str
 ) -> None:
-    """It dies of Python's level names, and prints prompts and links at its own default."""
+    """Python's level names crash it, and at its default level it prints prompts and links."""
     for name in ("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"):
         os.environ.pop(name, None)
     os.environ.update(given)
@@ -155,7 +155,7 @@ def test_the_sdk_is_given_a_level_that_it_knows(
 def test_a_level_that_does_not_exist_is_refused_by_name(
     restored: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the SDK would end the process with a traceback when it is imported."""
+    """Otherwise the SDK would end the process with a traceback when imported."""
     monkeypatch.setenv("RUNPOD_LOG_LEVEL", "loud")
 
     with pytest.raises(SettingsError, match=r"^RUNPOD_LOG_LEVEL must be one of NOTSET, TRACE, "):

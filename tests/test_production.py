@@ -1,7 +1,7 @@
 """The worker in production mode: the real handler, the real SDK loop, the local server over HTTP.
 
-One worker process serves most tests, one job after another, as on Runpod; so each test also
-proves that what the one before did to the worker did not harm it.
+One worker process serves most tests, one job after another, as on Runpod; so each test also proves
+that the test before did not harm the worker.
 """
 
 import asyncio
@@ -18,9 +18,9 @@ import pytest
 import pytest_asyncio
 from PIL import Image
 
-from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerEnding
+from kontext.errors import INTERNAL, GpuFault, OutOfMemory, WorkerShutdown
 from kontext.local.jobs import Status
-from kontext.local.worker_api import POLL_SECONDS
+from kontext.local.worker_api import POLL_TIMEOUT_SECONDS
 from kontext.storage import embedded_bucket
 from tests.local.served import group, until
 from tests.support.endpoint import WORKER, Endpoint, WorkerProcess, serve_endpoint, start_worker
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 LONG_EDIT = {**EDIT, "size": "1024*1024", "num_inference_steps": 50}
 PHASES = ["fetch", "edit", "safety", "encode", "store"]
 
-# Python 3.14 starts processes so, and imports the main module again in each.
+# Python 3.14 starts processes this way, and imports the main module again in each.
 FORKSERVER = "import multiprocessing; multiprocessing.set_start_method('forkserver')"
 
 
@@ -45,11 +45,11 @@ class Store:
 
     @property
     def port(self) -> int:
-        """Where its links lead."""
+        """The port of its links."""
         return urlsplit(self.environment["BUCKET_ENDPOINT_URL"]).port or 0
 
     def config(self, **changes: str) -> dict[str, str]:
-        """Return it as a job's `s3Config`."""
+        """Return a job's `s3Config` for this bucket, with some values changed."""
         return {
             "accessId": self.environment["BUCKET_ACCESS_KEY_ID"],
             "accessSecret": self.environment["BUCKET_SECRET_ACCESS_KEY"],
@@ -107,7 +107,7 @@ async def opened(link: str) -> httpx.Response:
 async def test_a_job_ends_with_a_link_to_its_image_and_its_cost(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
-    """What is posted is exactly the documented output; the link opens for anyone."""
+    """The post is exactly the documented output; anyone can open the link."""
     post = await endpoint.run(EDIT)
 
     assert post.keys() == {"id", "output"}
@@ -148,7 +148,7 @@ async def test_a_wrong_input_fails_with_one_sentence_and_nothing_else(
     data: object,
     sentence: str,
 ) -> None:
-    """Whatever JSON an `input` is, a sentence that is itself valid JSON comes back."""
+    """The answer is valid JSON, whatever JSON the `input` is."""
     job_id = endpoint.send(data)
 
     assert await endpoint.result(job_id) == {"id": job_id, "error": sentence}
@@ -158,7 +158,7 @@ async def test_a_wrong_input_fails_with_one_sentence_and_nothing_else(
 async def test_keys_that_leak_into_the_input_are_ignored_and_named_in_the_log(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
-    """Runpod's AI SDK sends its polling options along."""
+    """Runpod's AI SDK puts its polling options into `input`."""
     post = await endpoint.run({**EDIT, "maxPollAttempts": 60, "pollIntervalMillis": 5000})
 
     assert "output" in post
@@ -170,7 +170,7 @@ async def test_keys_that_leak_into_the_input_are_ignored_and_named_in_the_log(
 async def test_a_result_that_cannot_be_stored_fails_its_job_with_one_sentence(
     endpoint: Endpoint, worker: WorkerProcess, store: Store
 ) -> None:
-    """Nor can a job's `s3Config` reach into the worker's own network."""
+    """A job's `s3Config` cannot name an address in the worker's own network."""
     post = await endpoint.run(EDIT, s3Config=store.config(endpointUrl="http://10.0.0.1"))
 
     assert post.keys() == {"id", "error"}
@@ -197,10 +197,10 @@ async def test_a_job_delivered_twice_is_answered_twice_and_stored_once(
 async def test_a_slow_progress_endpoint_gets_every_update_before_the_result(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
-    """Updates are objects, in order, and none is still under way when the result goes."""
+    """Updates are objects, in order, and none is under way when the result is sent."""
     endpoint.recorder.hold_progress = 2
     post = await endpoint.run(EDIT)
-    await asyncio.sleep(endpoint.recorder.hold_progress)  # in which a late one would land
+    await asyncio.sleep(endpoint.recorder.hold_progress)  # a late update would arrive meanwhile
     endpoint.recorder.hold_progress = 0
 
     *updates, result = endpoint.of(post["id"])
@@ -218,7 +218,7 @@ async def test_a_slow_progress_endpoint_gets_every_update_before_the_result(
 async def test_a_cancelled_job_stops_and_the_next_one_runs(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
-    """Runpod's stop signal ends the edit amid its steps; nothing more is posted about the job."""
+    """Runpod's stop signal ends the edit between two steps; the job gets no more posts."""
     job_id = endpoint.send(LONG_EDIT)
     await endpoint.served.client.running(job_id)
     await endpoint.stop(job_id, worker)
@@ -233,9 +233,9 @@ async def test_a_cancelled_job_stops_and_the_next_one_runs(
 async def test_nothing_private_reaches_the_log(
     endpoint: Endpoint, worker: WorkerProcess, store: Store
 ) -> None:
-    """No prompt, URL query or secret is written, whether a job succeeds or fails and how.
+    """No prompt, URL query or secret is logged, whether a job succeeds or fails.
 
-    A prompt beyond what a tokenizer reads is among them, for it is repeated in warnings.
+    One prompt is longer than a tokenizer reads, because warnings would repeat that.
     """
     prompt = {**EDIT, "prompt": "XYZZY PLUGH " * 300, "negative_prompt": "XYZZY " * 300}
     link = (await endpoint.run(prompt))["output"]["image_url"]
@@ -263,10 +263,10 @@ async def test_nothing_private_reaches_the_log(
     assert any("cause: Blocked" in line for line in worker.lines(job_ids["private-bucket"]))
 
 
-async def test_a_done_job_leaves_one_line_with_its_timings_size_seed_and_cost(
+async def test_a_completed_job_logs_one_line_with_its_timings_size_seed_and_cost(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
-    """Of a job that succeeds only this line is ours, in the JSON that Runpod's console reads."""
+    """It is our only line about the job, in the JSON that Runpod's console reads."""
     job_id = (await endpoint.run({**EDIT, "seed": 7}))["id"]
     await until(lambda: "Finished." in worker.lines(job_id))
 
@@ -275,13 +275,13 @@ async def test_a_done_job_leaves_one_line_with_its_timings_size_seed_and_cost(
     seconds = r"\d+\.\d{3} s"
     phases = ", ".join(f"{phase} {seconds}" for phase in PHASES)
     assert re.fullmatch(rf"done: {phases}; 256\*256 png, seed 7, cost 0\.001966", done)
-    assert "it/s" not in worker.log  # a progress bar is for a terminal
+    assert "it/s" not in worker.log  # the unit of a progress bar
 
 
 async def test_the_model_is_loaded_once_though_the_main_module_is_imported_twice(
     endpoint: Endpoint, worker: WorkerProcess
 ) -> None:
-    """The heartbeat's process imports the handler again and only pings, naming the job it runs."""
+    """The heartbeat's process imports the handler again, but only pings with the job's id."""
     job_id = endpoint.send(LONG_EDIT)
     await until(lambda: any(ping.get("job_id") == job_id for ping in endpoint.recorder.pings))
     await endpoint.stop(job_id, worker)
@@ -290,12 +290,12 @@ async def test_the_model_is_loaded_once_though_the_main_module_is_imported_twice
     assert worker.log.count("Starting Serverless Worker") == 1
 
 
-async def test_a_worker_told_to_end_posts_its_job_first(
+async def test_a_worker_that_gets_sigterm_posts_its_result_first(
     tmp_path: Path,
 ) -> None:
-    """SIGTERM amid a job: its result is posted, then the process and all it started end.
+    """After a SIGTERM during a job its result is posted, and then every process ends.
 
-    With every stand-in asked for by name, and with the level name that the SDK dies of.
+    All stand-ins are set by name, and so is the log level that would crash the SDK.
     """
     async with serve_endpoint(tmp_path) as endpoint:
         environment = {
@@ -316,10 +316,10 @@ async def test_a_worker_told_to_end_posts_its_job_first(
         assert len(re.findall("STAND-IN (bucket|model|safety checker)", worker.log)) == 3
 
 
-async def test_a_job_taken_ahead_is_finished_and_posted_by_a_worker_told_to_end(
+async def test_a_worker_that_gets_sigterm_finishes_its_prefetched_job(
     tmp_path: Path,
 ) -> None:
-    """Whatever it has taken it owes; what still waits is left to other workers."""
+    """It answers every job that it fetched; waiting jobs are left to other workers."""
     async with start_obedient(tmp_path) as obedient:
         job_ids = [obedient.send(1, "wait"), obedient.send(2), obedient.send(3)]
         await obedient.started(job_ids[1])
@@ -332,14 +332,14 @@ async def test_a_job_taken_ahead_is_finished_and_posted_by_a_worker_told_to_end(
         assert statuses == [Status.COMPLETED, Status.COMPLETED, Status.IN_QUEUE]
 
 
-async def test_an_idle_worker_told_to_end_does_not_wait_for_its_poll(tmp_path: Path) -> None:
-    """The SDK's own loop would sit the long poll out, up to 90 seconds on Runpod."""
+async def test_an_idle_worker_that_gets_sigterm_does_not_wait_for_its_poll(tmp_path: Path) -> None:
+    """The SDK's own loop would wait for the end of the long poll, up to 90 seconds."""
     async with start_obedient(tmp_path) as obedient:
         await obedient.endpoint.result(obedient.send(1))
-        await until(lambda: obedient.endpoint.recorder.polls > 1)  # nothing comes: it is held
+        await until(lambda: obedient.endpoint.recorder.polls > 1)  # without a job it is held
         obedient.worker.process.send_signal(signal.SIGTERM)
 
-        assert await obedient.worker.exit_code(POLL_SECONDS / 2) == 0
+        assert await obedient.worker.exit_code(POLL_TIMEOUT_SECONDS / 2) == 0
 
 
 async def test_an_unexpected_exception_is_one_fixed_sentence_and_a_whole_cause_in_the_log(
@@ -355,7 +355,7 @@ async def test_an_unexpected_exception_is_one_fixed_sentence_and_a_whole_cause_i
 
 
 async def test_out_of_memory_fails_its_job_and_the_worker_goes_on(obedient: Obedient) -> None:
-    """Or one caller who asks for the largest size would have worker after worker replaced."""
+    """Otherwise a caller who asks for the largest size would replace one worker after another."""
     job_id = obedient.send(2, "out of memory")
     post = await obedient.endpoint.result(job_id)
 
@@ -364,21 +364,21 @@ async def test_out_of_memory_fails_its_job_and_the_worker_goes_on(obedient: Obed
 
 
 async def test_a_lost_gpu_fails_its_job_and_ends_the_worker(tmp_path: Path) -> None:
-    """Nothing inside the process can mend a CUDA context; what waits is for another worker."""
+    """The process cannot repair a CUDA context; waiting jobs are left to another worker."""
     async with start_obedient(tmp_path) as obedient:
         lost, waiting = obedient.send(1, "lost gpu"), obedient.send(2)
         code = await obedient.worker.exit_code()
 
         assert code == 1
         assert obedient.endpoint.results(lost) == [
-            {"id": lost, "error": GpuFault.example, "stopPod": True}
+            {"id": lost, "error": GpuFault.sentence, "stopPod": True}
         ]
         assert await obedient.endpoint.status(waiting) == Status.IN_QUEUE
         await until(lambda: not group(obedient.worker.process.pid))
 
 
 async def test_a_stopped_edit_that_hangs_ends_the_worker(tmp_path: Path) -> None:
-    """It never frees the executor: the jobs behind it fail, and another worker starts."""
+    """It never frees the GPU thread: the jobs behind it fail, and another worker starts."""
     async with start_obedient(tmp_path, STOP_TIMEOUT_SECONDS="1") as obedient:
         hanging = obedient.send(1, "hang")
         await obedient.started(hanging)
@@ -389,17 +389,17 @@ async def test_a_stopped_edit_that_hangs_ends_the_worker(tmp_path: Path) -> None
 
         assert code == 1
         assert obedient.endpoint.results(behind) == [
-            {"id": behind, "error": WorkerEnding.example, "stopPod": True}
+            {"id": behind, "error": WorkerShutdown.sentence, "stopPod": True}
         ]
         assert not obedient.endpoint.results(hanging)
         assert "fake_handler.py" in obedient.worker.log  # where the thread hangs
         await until(lambda: not group(obedient.worker.process.pid))
 
 
-async def test_a_worker_told_to_end_amid_a_hanging_edit_ends_when_its_time_is_up(
+async def test_a_worker_that_gets_sigterm_during_a_hanging_edit_ends_after_the_time_limit(
     tmp_path: Path,
 ) -> None:
-    """Its job is answered: whoever started it need not wait for a timeout."""
+    """Its job is answered, so the caller need not wait for a timeout."""
     async with start_obedient(tmp_path, SHUTDOWN_SECONDS="1") as obedient:
         hanging = obedient.send(1, "hang")
         await until(lambda: "enter 1\n" in obedient.worker.log)
@@ -408,15 +408,15 @@ async def test_a_worker_told_to_end_amid_a_hanging_edit_ends_when_its_time_is_up
 
         assert code == 1
         assert obedient.endpoint.results(hanging) == [
-            {"id": hanging, "error": WorkerEnding.example, "stopPod": True}
+            {"id": hanging, "error": WorkerShutdown.sentence, "stopPod": True}
         ]
         await until(lambda: not group(obedient.worker.process.pid))
 
 
-async def test_a_worker_told_to_end_after_a_stopped_edit_that_hangs_ends_too(
+async def test_a_worker_that_gets_sigterm_after_a_stopped_edit_that_hangs_ends_too(
     tmp_path: Path,
 ) -> None:
-    """It owes no answer any more, but Python's own end would wait for the thread for ever."""
+    """No answer is due, but Python's own exit would wait for the thread for ever."""
     async with start_obedient(tmp_path, STOP_TIMEOUT_SECONDS="3") as obedient:
         hanging = obedient.send(1, "hang")
         await until(lambda: "enter 1\n" in obedient.worker.log)
@@ -428,8 +428,8 @@ async def test_a_worker_told_to_end_after_a_stopped_edit_that_hangs_ends_too(
         assert not obedient.endpoint.results(hanging)
 
 
-async def test_whatever_an_edit_raises_its_job_is_answered(tmp_path: Path) -> None:
-    """Also what asyncio cannot carry from one thread to another, and an end of the process."""
+async def test_every_exception_of_an_edit_is_answered(tmp_path: Path) -> None:
+    """Also exceptions that asyncio cannot pass between threads, and an exit of the process."""
     async with start_obedient(tmp_path) as obedient:
         for prompt in ("stop iteration", "cancelled error"):
             job_id = obedient.send(1, prompt)
@@ -447,23 +447,23 @@ async def test_whatever_an_edit_raises_its_job_is_answered(tmp_path: Path) -> No
 async def test_a_cancelled_edit_ends_at_its_next_step_and_the_next_job_waits_for_that(
     obedient: Obedient,
 ) -> None:
-    """A thread outlives its cancelled task; the GPU executor is free only when it has let go.
+    """A thread outlives its cancelled task, and the GPU is free only when its work has ended.
 
-    A job cancelled while it waits for the executor never gets there.
+    A job that is cancelled while it waits for the GPU never gets it.
     """
     held = obedient.send(4, "wait")
     await until(lambda: "step 4\n" in obedient.worker.log)
     await obedient.stop(held)
     dropped = obedient.send(5)
     await obedient.started(dropped)
-    await asyncio.sleep(0.5)  # in which it would overtake
+    await asyncio.sleep(0.5)  # it would get the GPU meanwhile
     await obedient.stop(dropped)
     following = obedient.send(6)
     await obedient.started(following)
     obedient.release(4)
     await obedient.endpoint.result(following)
 
-    assert obedient.on_the_lane(4) == [
+    assert obedient.gpu_events_since(4) == [
         *("enter 4", "step 4", "step 4", "leave 4"),
         *("enter 6", "step 6", "step 6", "leave 6"),
     ]
@@ -471,14 +471,14 @@ async def test_a_cancelled_edit_ends_at_its_next_step_and_the_next_job_waits_for
     assert not obedient.endpoint.of(dropped)
 
 
-async def test_while_a_job_is_on_the_lane_its_neighbours_are_fetched_and_stored(
+async def test_during_an_edit_the_next_image_is_fetched_and_the_last_result_stored(
     obedient: Obedient,
 ) -> None:
-    """The GPU waits neither for the image of the next job nor for the bucket of the last."""
+    """The GPU does not wait for the next job's image or the last job's bucket."""
     (obedient.directory / "full").touch()
     last, present, following = obedient.send(7), obedient.send(8, "wait"), obedient.send(9)
     await obedient.started(following)
-    await until(lambda: "fetched" in obedient.happened(8))
+    await until(lambda: "fetched" in obedient.events_since(8))
     assert not obedient.endpoint.results(last)
     (obedient.directory / "full").unlink()
     await obedient.endpoint.result(last)
@@ -486,19 +486,19 @@ async def test_while_a_job_is_on_the_lane_its_neighbours_are_fetched_and_stored(
     for job_id in (present, following):
         await obedient.endpoint.result(job_id)
 
-    happened = obedient.happened(8)
-    assert happened[: happened.index("leave 8")] == [
+    events = obedient.events_since(8)
+    assert events[: events.index("leave 8")] == [
         *("enter 8", "step 8", "fetched", "stored 7", "step 8"),
     ]
 
 
-async def test_one_job_is_taken_ahead_and_its_cancel_makes_room_for_another(
+async def test_one_job_is_prefetched_and_after_its_cancel_another_one(
     obedient: Obedient,
 ) -> None:
-    """A worker that hoards jobs keeps them from idle ones; one that forgets idles itself."""
+    """More jobs would wait here instead of running on idle workers; fewer would idle the GPU."""
     present, ahead, waiting = obedient.send(10, "wait"), obedient.send(11), obedient.send(12)
     await obedient.started(ahead)
-    await asyncio.sleep(0.5)  # in which it would take the other too
+    await asyncio.sleep(0.5)  # the other would be fetched meanwhile
     assert await obedient.endpoint.status(waiting) == Status.IN_QUEUE
     await obedient.stop(ahead)
     await obedient.started(waiting)
@@ -506,14 +506,14 @@ async def test_one_job_is_taken_ahead_and_its_cancel_makes_room_for_another(
     for job_id in (present, waiting):
         assert "output" in await obedient.endpoint.result(job_id)
 
-    assert obedient.on_the_lane(10) == [
+    assert obedient.gpu_events_since(10) == [
         *("enter 10", "step 10", "step 10", "leave 10"),
         *("enter 12", "step 12", "step 12", "leave 12"),
     ]
 
 
-async def test_a_job_cancelled_the_moment_it_is_taken_stops_too(obedient: Obedient) -> None:
-    """The SDK begins a job up to 0.1 s after it took it, and forgets who is to stop until then."""
+async def test_a_job_cancelled_as_soon_as_it_is_fetched_stops_too(obedient: Obedient) -> None:
+    """The SDK begins a job up to 0.1 s after fetching it, and until then drops stop signals."""
     held = obedient.send(14, "wait")
     await until(lambda: "step 14\n" in obedient.worker.log)
     for _ in range(8):
@@ -526,13 +526,13 @@ async def test_a_job_cancelled_the_moment_it_is_taken_stops_too(obedient: Obedie
 
     assert "output" in await obedient.endpoint.result(following)
     assert "output" in await obedient.endpoint.result(held)
-    assert obedient.on_the_lane(14)[4:] == ["enter 16", "step 16", "step 16", "leave 16"]
+    assert obedient.gpu_events_since(14)[4:] == ["enter 16", "step 16", "step 16", "leave 16"]
 
 
-async def test_a_progress_post_that_hangs_is_dropped_before_the_result_goes(
+async def test_a_progress_post_that_hangs_is_dropped_before_the_result_is_sent(
     obedient: Obedient,
 ) -> None:
-    """It delays its job by seconds, not for as long as the endpoint likes."""
+    """It delays its job by seconds, however long the endpoint hangs."""
     obedient.endpoint.recorder.hold_progress = 600
     job_id = obedient.send(13)
     await obedient.endpoint.result(job_id)

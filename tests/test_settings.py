@@ -1,4 +1,4 @@
-"""Settings: names, ranges, agreement."""
+"""Settings: their names and ranges, and which values go together."""
 
 import pytest
 
@@ -61,13 +61,13 @@ def test_a_wrong_value_fails_by_name(
 
 
 def test_keys_go_together() -> None:
-    """A key without its secret is a slip, not a reason to ask the AWS chain."""
+    """A key without its secret is a mistake, and no reason to use other AWS credentials."""
     with pytest.raises(SettingsError, match="BUCKET_SECRET_ACCESS_KEY go together"):
         Settings.load(bucket_access_key_id="key")
 
 
 def test_sides_must_agree() -> None:
-    """No size could satisfy a shortest side above the longest."""
+    """No size fits limits of which the lower is above the upper."""
     with pytest.raises(SettingsError, match="MIN_SIDE must not exceed MAX_SIDE"):
         Settings.load(min_side=2000, max_side=1000)
 
@@ -76,7 +76,7 @@ def test_sides_must_agree() -> None:
 def test_both_generation_areas_are_switched_off_by_0(
     size: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Then every size is generated as it is, and memory planned for the largest."""
+    """Then every size is generated as it is, and memory is planned for the largest."""
     assert Settings.load().areas.generated(size) != size
     assert Settings.load().largest_generated == Size(1456, 1456)
     monkeypatch.setenv("MIN_GENERATION_MEGAPIXELS", "0")
@@ -87,14 +87,14 @@ def test_both_generation_areas_are_switched_off_by_0(
 
 
 def test_generation_areas_must_agree() -> None:
-    """Every size would be outside of one of them; 0 is no bound."""
+    """Every size would be outside of one of them; 0 means no limit."""
     with pytest.raises(SettingsError, match="MIN_GENERATION_MEGAPIXELS must not exceed MAX"):
         Settings.load(min_generation_megapixels=2.0, max_generation_megapixels=1.0)
     assert Settings.load(min_generation_megapixels=2.0, max_generation_megapixels=0)
 
 
 def test_a_secret_is_never_shown() -> None:
-    """Neither the settings nor an error about them repeat the secret."""
+    """Neither the settings nor an error about them contain the secret."""
     settings = Settings.load(bucket_access_key_id="key", bucket_secret_access_key="hidden")
     with pytest.raises(SettingsError) as refused:
         Settings.load(bucket_secret_access_key="hidden")
@@ -107,7 +107,7 @@ def test_a_secret_is_never_shown() -> None:
 def test_runpods_environment_means_production(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Either of Runpod's variables forbids stand-ins that nobody asked for."""
+    """With either of Runpod's variables no stand-in is used automatically."""
     assert not Settings.load().production
     monkeypatch.setenv(variable, "x")
     assert Settings.load().production
@@ -117,7 +117,7 @@ def test_runpods_environment_means_production(
 def test_a_renamed_variable_is_read_by_its_old_name(
     old: str, new: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An unchanged deployment keeps its values; where both are set, the new one counts."""
+    """A deployment that is not changed keeps its values; if both are set, the new one counts."""
     monkeypatch.setenv(old, "7")
     assert getattr(Settings.load(), new.lower()) == 7
 
@@ -126,7 +126,7 @@ def test_a_renamed_variable_is_read_by_its_old_name(
 
 
 def test_a_wrong_value_of_an_old_name_fails_by_both_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deployer looks for what was set, and reads what it is called now."""
+    """The deployer finds the variable by its old name and reads the new one."""
     monkeypatch.setenv("TAKE_AHEAD_SECONDS", "-1")
 
     with pytest.raises(SettingsError, match=r"^PREFETCH_SECONDS \(once TAKE_AHEAD_SECONDS\) "):

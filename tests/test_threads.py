@@ -1,4 +1,4 @@
-"""Blocking calls that nobody can end."""
+"""Blocking calls in daemon threads."""
 
 import asyncio
 import subprocess
@@ -12,7 +12,7 @@ from kontext.threads import DaemonThreads
 GUARD = 10
 """Seconds after which a test that hangs fails."""
 
-EXIT_AMID_A_CALL = """
+EXIT_DURING_A_CALL = """
 import asyncio, threading
 from kontext.threads import DaemonThreads
 
@@ -25,14 +25,14 @@ asyncio.run(main())
 
 
 async def test_a_call_returns_its_result() -> None:
-    """With its arguments, in another thread."""
+    """It gets its arguments and runs in another thread."""
     assert await DaemonThreads(1).run(max, 3, 7) == 7
     assert await DaemonThreads(1).run(threading.get_ident) != threading.get_ident()
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), StopIteration(), asyncio.CancelledError()])
 async def test_what_a_call_raises_is_raised_where_it_is_awaited(error: BaseException) -> None:
-    """Also what asyncio cannot carry."""
+    """This includes exceptions that asyncio cannot deliver."""
 
     def fail() -> None:
         raise error
@@ -42,8 +42,8 @@ async def test_what_a_call_raises_is_raised_where_it_is_awaited(error: BaseExcep
             await DaemonThreads(1).run(fail)
 
 
-async def test_a_call_that_nobody_awaits_counts_until_it_ends() -> None:
-    """Threads that hang do not pile up: the next call waits for one that is free."""
+async def test_a_call_that_is_no_longer_awaited_counts_until_it_ends() -> None:
+    """Threads that hang do not accumulate: the next call waits until one ends."""
     threads, end = DaemonThreads(1), threading.Event()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(threads.run(end.wait), 0.05)
@@ -56,10 +56,10 @@ async def test_a_call_that_nobody_awaits_counts_until_it_ends() -> None:
         assert await following == 7
 
 
-def test_a_call_that_hangs_does_not_hold_up_the_exit() -> None:
+def test_a_call_that_hangs_does_not_delay_the_exit() -> None:
     """Python waits for asyncio's own threads, but not for these."""
     ended = subprocess.run(
-        [sys.executable, "-c", EXIT_AMID_A_CALL], check=True, timeout=GUARD, capture_output=True
+        [sys.executable, "-c", EXIT_DURING_A_CALL], check=True, timeout=GUARD, capture_output=True
     )
 
     assert not ended.stderr

@@ -1,10 +1,9 @@
-"""The story of one job, with real requests, sources, encoders and executor."""
+"""One job from `input` to answer, with real requests, fetcher, encoder and executor."""
 
 import asyncio
 import base64
 import concurrent.futures
 import io
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,12 +18,12 @@ from kontext.inference.edit import Edit, Editor
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.progress import Progress
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Job, Worker
 
 
 class PaintingEditor:
-    """Returns a plain image of the size asked for, and remembers the edits."""
+    """Returns a plain image of the requested size, and keeps the edits."""
 
     model, revision, mode = "fake", "0", "exact"
 
@@ -39,7 +38,7 @@ class PaintingEditor:
 
 
 class FailingEditor(PaintingEditor):
-    """Raises what it is given."""
+    """Raises the given error, if any."""
 
     def __init__(self, error: BaseException | None) -> None:
         super().__init__()
@@ -51,8 +50,8 @@ class FailingEditor(PaintingEditor):
         return super().edit(edit, on_step)
 
 
-class Verdict:
-    """A checker with one answer."""
+class FixedChecker:
+    """A checker that always gives the same answer."""
 
     def __init__(self, flagged: bool = False) -> None:
         self.flagged = flagged
@@ -61,16 +60,16 @@ class Verdict:
         return self.flagged
 
 
-class Shelf(list[StoredFile]):
+class MemoryStorage(list[ResultFile]):
     """Storage in memory."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         self.append(file)
         return f"https://bucket.example/{file.name}"
 
 
 class Updates(list[Progress]):
-    """Keeps what was posted."""
+    """Keeps the posted progress."""
 
     async def __call__(self, _job: Job, progress: Progress) -> None:
         self.append(progress)
@@ -83,16 +82,16 @@ class Bench:
         self, editor: Editor | None = None, flagged: bool = False, **settings: Any
     ) -> None:
         self.editor = editor or PaintingEditor()
-        self.shelf = Shelf()
+        self.storage = MemoryStorage()
         self.updates = Updates()
         chosen = Settings.load(**settings)
-        source = ImageFetcher(address_policy(chosen))
+        fetcher, checker = ImageFetcher(address_policy(chosen)), FixedChecker(flagged)
         self.worker = Worker(
-            chosen, source, self.editor, Verdict(flagged), self.shelf, self.updates, GpuExecutor()
+            chosen, fetcher, self.editor, checker, self.storage, self.updates, GpuExecutor()
         )
 
     async def run(self, **fields: Any) -> dict[str, Any]:
-        """Run a small job with these `input` fields."""
+        """Run a small job; `fields` replace those of its `input`."""
         defaults = {"prompt": "a cloud", "image": data_url(), "size": "256*256"}
         return await self.worker.run({"id": "job-1", "input": {**defaults, **fields}})
 
@@ -114,7 +113,7 @@ DOCUMENTED = {
     "output_format": "png",
     "enable_safety_checker": True,
 }
-"""What the vendor's cURL, Python and JavaScript examples send, but for the image's URL."""
+"""What the vendor's cURL, Python and JavaScript examples send, except the image's URL."""
 
 AI_SDK = [
     DOCUMENTED | {"size": "1328*1328"},
@@ -123,12 +122,12 @@ AI_SDK = [
     {"prompt": "p", "negative_prompt": "", "size": "1328*1328", "seed": -1,
      "enable_safety_checker": True},
 ]  # fmt: skip
-"""What `@runpod/ai-sdk-provider` 1.4.0 sends for its aspect ratios, and leaks into `input`."""
+"""What `@runpod/ai-sdk-provider` 1.4.0 sends for its aspect ratios, with its own options."""
 
 
 @pytest.mark.parametrize("sent", [DOCUMENTED, *AI_SDK], ids=lambda sent: sent["size"])
 async def test_documented_requests_get_the_documented_output(sent: dict[str, Any]) -> None:
-    """`image_url` and `cost`, nothing else, for the pixels asked for."""
+    """Only `image_url` and `cost`, for the requested pixels."""
     bench = Bench()
     output = await bench.run(**sent)
 
@@ -137,7 +136,7 @@ async def test_documented_requests_get_the_documented_output(sent: dict[str, Any
         "image_url": "https://bucket.example/job-1",
         "cost": round(width * height / 1e6 * 0.03, 6),
     }
-    assert Image.open(io.BytesIO(bench.shelf[0].content)).size == (width, height)
+    assert Image.open(io.BytesIO(bench.storage[0].content)).size == (width, height)
 
 
 async def test_the_documents_own_example() -> None:
@@ -151,7 +150,7 @@ async def test_match_input_delivers_the_aspect_of_the_image() -> None:
     bench = Bench()
     await bench.run(size="match_input", image=data_url((640, 360)))
 
-    assert Image.open(io.BytesIO(bench.shelf[0].content)).size == (1360, 768)
+    assert Image.open(io.BytesIO(bench.storage[0].content)).size == (1360, 768)
 
 
 @pytest.mark.parametrize(
@@ -165,11 +164,11 @@ async def test_match_input_delivers_the_aspect_of_the_image() -> None:
 async def test_a_size_is_generated_within_the_areas_and_paid_for_as_delivered(
     asked: str, generated: Size, megapixels: float
 ) -> None:
-    """Edit and reference have the generated size, and the file's provenance names both."""
+    """Edit and reference have the generated size; the file's provenance names both sizes."""
     editor = PaintingEditor()
     bench = Bench(editor)
     output = await bench.run(size=asked, image=data_url((generated.width, generated.height)))
-    metadata = bench.shelf[0].metadata
+    metadata = bench.storage[0].metadata
 
     assert str(editor.edits[0].size) == asked
     assert editor.edits[0].generated == generated
@@ -179,7 +178,7 @@ async def test_a_size_is_generated_within_the_areas_and_paid_for_as_delivered(
 
 
 async def test_the_areas_can_be_switched_off() -> None:
-    """A deployer who wants every size generated as it is sets both to 0."""
+    """With both set to 0 every size is generated as it is."""
     editor = PaintingEditor()
     off = Bench(editor, min_generation_megapixels=0, max_generation_megapixels=0)
     for asked in ("256*256", "2368*2368"):
@@ -189,10 +188,10 @@ async def test_the_areas_can_be_switched_off() -> None:
 
 
 async def test_the_file_says_what_it_is() -> None:
-    """Type, extension and provenance belong to the format; the prompt is nowhere."""
+    """Type and extension fit the format, the provenance is there, and the prompt is not."""
     bench = Bench()
     await bench.run(output_format="jpeg", seed=42, prompt="a very secret prompt")
-    file = bench.shelf[0]
+    file = bench.storage[0]
 
     assert (file.extension, file.content_type) == ("jpg", "image/jpeg")
     assert Image.open(io.BytesIO(file.content)).format == "JPEG"
@@ -202,15 +201,40 @@ async def test_the_file_says_what_it_is() -> None:
     assert "secret" not in str(file.object_metadata)
 
 
-async def test_a_drawn_seed_is_kept_and_differs() -> None:
-    """-1 draws a seed for each job, which is used and stored with the image."""
+async def test_extensions_take_effect() -> None:
+    """The file has the format, quality and aspect ratio that were asked for; so has the price."""
+    bench = Bench()
+    wide = {"size": None, "aspect_ratio": "21:9", "output_format": "webp", "seed": 1}
+    fine = await bench.run(**wide, output_quality=100)
+    await bench.run(**wide, output_quality=1)
+    first, second = bench.storage
+
+    assert fine["cost"] == round(1568 * 672 / 1e6 * 0.03, 6)
+    assert (first.extension, first.content_type) == ("webp", "image/webp")
+    assert Image.open(io.BytesIO(first.content)).format == "WEBP"
+    assert Image.open(io.BytesIO(first.content)).size == (1568, 672)
+    assert first.content != second.content
+
+
+async def test_a_deployer_can_allow_more_steps_and_guidance() -> None:
+    """The worker obeys the wider ranges, and no others."""
+    bench = Bench(max_steps=100, max_guidance=24)
+    accepted = await bench.run(num_inference_steps=100, guidance=24)
+    refused = await bench.run(num_inference_steps=101)
+
+    assert accepted.keys() == {"image_url", "cost"}
+    assert refused == {"error": "num_inference_steps must be between 1 and 100, got 101"}
+
+
+async def test_a_drawn_seed_is_stored_and_differs() -> None:
+    """-1 draws a seed for each job; it is used and stored with the image."""
     editor = PaintingEditor()
     bench = Bench(editor)
     await bench.run()
     await bench.run()
     used = [str(edit.seed) for edit in editor.edits]
 
-    assert used == [file.metadata["seed"] for file in bench.shelf]
+    assert used == [file.metadata["seed"] for file in bench.storage]
     assert len(set(used)) == 2
     assert all(0 <= edit.seed < 2**32 for edit in editor.edits)
 
@@ -222,11 +246,11 @@ async def test_an_unsafe_image_is_neither_stored_nor_charged() -> None:
     assert await bench.run() == {
         "error": "The safety checker refused the edited image; it was not stored and costs nothing"
     }
-    assert bench.shelf == []
+    assert bench.storage == []
 
 
 async def test_the_checker_can_be_switched_off() -> None:
-    """`enable_safety_checker` false is documented, and honoured."""
+    """`enable_safety_checker: false` is documented."""
     assert "image_url" in await Bench(flagged=True).run(enable_safety_checker=False)
 
 
@@ -239,7 +263,7 @@ async def test_the_checker_can_be_switched_off() -> None:
     ],
 )
 async def test_a_bad_job_costs_no_gpu(fields: dict[str, Any], sentence: str) -> None:
-    """What is wrong with the input is found before the edit, and said in one string."""
+    """A wrong input is found before the edit; the answer is one sentence."""
     editor = PaintingEditor()
     output = await Bench(editor).run(**fields)
 
@@ -248,9 +272,10 @@ async def test_a_bad_job_costs_no_gpu(fields: dict[str, Any], sentence: str) -> 
     assert editor.edits == []
 
 
-async def test_an_unexpected_error_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    """The caller gets one fixed sentence, the log the whole cause with the job's id."""
-    logging.getLogger("kontext").addHandler(caplog.handler)
+async def test_an_unexpected_error_is_answered_without_its_cause(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The caller gets one fixed sentence; the log has the whole cause with the job's id."""
     bench = Bench(FailingEditor(RuntimeError("/etc/secret is not readable")))
     output = await bench.run()
 
@@ -278,13 +303,13 @@ async def test_an_unexpected_error_says_nothing(caplog: pytest.LogCaptureFixture
 async def test_every_exception_of_an_edit_is_answered(
     error: BaseException, answer: dict[str, Any]
 ) -> None:
-    """Runpod is asked to replace the worker where only another one can go on."""
+    """Runpod is asked for another worker where this one cannot continue."""
     async with asyncio.timeout(10):
         assert await Bench(FailingEditor(error)).run() == answer
 
 
 async def test_internal_errors_in_a_row_ask_for_another_worker() -> None:
-    """A broken worker must not eat a queue; a caller's mistake says nothing about the worker."""
+    """A broken worker must not fail every job in the queue; a caller's mistake does not count."""
     bench = Bench(editor := FailingEditor(RuntimeError("broken")), max_internal_errors=2)
 
     assert await bench.run() == {"error": INTERNAL}
@@ -300,13 +325,13 @@ async def test_internal_errors_in_a_row_ask_for_another_worker() -> None:
 
 
 async def test_internal_errors_need_not_ask_for_another_worker() -> None:
-    """0 leaves that to the deployer."""
+    """0 switches it off."""
     bench = Bench(FailingEditor(RuntimeError("broken")), max_internal_errors=0)
 
     assert [await bench.run() for _ in range(4)] == [{"error": INTERNAL}] * 4
 
 
-async def test_a_failed_job_leaves_the_worker_working() -> None:
+async def test_the_worker_continues_after_a_failed_job() -> None:
     """After each kind of failure the next job succeeds."""
     bench = Bench()
     for fields in ({"seed": "x"}, {"image": "data:,"}, {"size": None, "image": "http://[::1]/"}):
@@ -316,16 +341,16 @@ async def test_a_failed_job_leaves_the_worker_working() -> None:
 
 @pytest.mark.parametrize("job", [{}, {"input": None}, {"input": [1]}, {"id": None, "input": "x"}])
 async def test_any_job_gets_an_answer(job: Job) -> None:
-    """A job of any shape fails in words."""
+    """A job of any shape fails with a sentence."""
     assert "input must be an object" in (await Bench().worker.run(job))["error"]
 
 
-async def test_storage_errors_are_the_callers_sentence() -> None:
-    """A result that cannot be stored fails the job with the storage's own sentence."""
+async def test_the_caller_reads_the_sentence_of_a_storage_error() -> None:
+    """A result that cannot be stored fails its job."""
     bench = Bench()
 
     class Full:
-        async def store(self, file: StoredFile) -> str:
+        async def store(self, file: ResultFile) -> str:
             raise StorageError("The edited image could not be stored: it is full")
 
     bench.worker._storage = Full()
@@ -348,7 +373,7 @@ async def test_a_wrong_s3_config_costs_no_gpu() -> None:
 
 
 async def test_progress_ends_before_the_result() -> None:
-    """Updates are objects that count steps, and none comes after `run` has returned."""
+    """Updates count the steps, and none comes after `run` has returned."""
     bench = Bench()
     await bench.run(num_inference_steps=4)
     posted = list(bench.updates)
@@ -360,7 +385,7 @@ async def test_progress_ends_before_the_result() -> None:
 
 
 async def test_a_cancelled_job_stores_nothing() -> None:
-    """Cancellation passes through, stops the edit at its next step, and leaves no file."""
+    """The cancellation is raised, stops the edit at its next step, and leaves no file."""
     started = asyncio.Event()
     loop = asyncio.get_running_loop()
     steps: list[int] = []
@@ -383,4 +408,4 @@ async def test_a_cancelled_job_stores_nothing() -> None:
     assert "image_url" in await bench.run(num_inference_steps=1)
 
     assert len(steps) < 10
-    assert len(bench.shelf) == 1
+    assert len(bench.storage) == 1

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple, get_args
 from codegen_check.cards import CARDS
 from kontext.errors import BootError
 from kontext.inference import mode
-from kontext.inference.mode import EXACT, Card, Plan
+from kontext.inference.mode import Card
+from kontext.inference.plan import EXACT, Attention, Plan
 from kontext.settings import Mode
 
 _COLUMNS = "{:7} {:14} {:14} {:>9} {:>9} {:>9} {:>9} {:>8} {:>8}"
@@ -42,7 +43,7 @@ class Case(NamedTuple):
     @property
     def before(self) -> "Case":
         """The same with diffusers' own blocks, which have no FlashAttention 3 here."""
-        attention: mode.Attention = "cudnn" if self.plan.attention == "cudnn" else "torch"
+        attention: Attention = "cudnn" if self.plan.attention == "cudnn" else "torch"
         return self._replace(plan=replace(self.plan, attention=attention, float8_attention=None))
 
     @property

@@ -31,7 +31,7 @@ from codegen_check.cards import CARDS
 from codegen_check.pretend import card
 from codegen_check.subject import inputs, transformer
 from kontext.inference import acceleration, attention
-from kontext.inference.mode import Plan
+from kontext.inference.plan import Plan
 
 IMAGE_TOKENS = 2 * 1024 * 1024 // 256
 """Tokens of a result and a reference of 1024 * 1024 pixels."""

@@ -8,11 +8,11 @@ import torch
 from diffusers import FluxKontextPipeline
 from PIL import Image
 
-from kontext.inference import acceleration
+from kontext.inference import acceleration, autoencoder
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
-from kontext.inference.mode import EXACT
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT
 
 from .checkout import Reference
 
@@ -38,6 +38,7 @@ class Ours:
 
     def __init__(self, pipeline: FluxKontextPipeline) -> None:
         acceleration.prepare(pipeline, EXACT)
+        autoencoder.postprocess_in_float32(pipeline)
         self._editor = Editor(Model(pipeline, "reference check", "none"), true_cfg_scale=4.0)
         self._seen: dict[str, torch.Tensor] = {}
         self._step = pipeline.scheduler.step

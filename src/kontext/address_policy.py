@@ -1,6 +1,6 @@
-"""Which addresses the worker may dial for a caller: those of images and of a job's `s3Config`.
+"""Decides which addresses the worker may connect to for a caller: for images and `s3Config`.
 
-Knows policies, no transfers; `ssrfguard` resolves, checks and pins.
+Knows networks and ports; does not know transfers. `ssrfguard` resolves, checks and pins addresses.
 """
 
 from ipaddress import ip_network
@@ -29,7 +29,7 @@ _DENIED = AddressTable((*DEFAULT_DENIED.blocks, _AZURE))
 
 
 def address_policy(settings: Settings) -> Policy:
-    """Return the policy of every address that a caller names: images and `s3Config`."""
+    """Return the policy for every URL that a caller names: images and `s3Config`."""
     return Policy(
         denied_networks=_DENIED,
         allowed_networks=settings.fetch_allowed_networks,
@@ -38,10 +38,13 @@ def address_policy(settings: Settings) -> Policy:
     )
 
 
-def unknown_as_private(resolver: Resolver) -> Resolver:
-    """Refuse unknown names as private ones are, so that no caller can tell which exist."""
+def refuse_unknown_names(resolver: Resolver) -> Resolver:
+    """Wrap `resolver` so that unknown names are refused like private ones.
 
-    def resolve(host: str, *rest: Any) -> Any:  # noqa: ANN401 - as `getaddrinfo` has it
+    Otherwise a caller could find out which private names exist.
+    """
+
+    def resolve(host: str, *rest: Any) -> Any:  # noqa: ANN401 - `getaddrinfo`'s arguments
         try:
             return resolver(host, *rest)
         except (OSError, UnicodeError) as error:

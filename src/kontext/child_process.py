@@ -1,9 +1,9 @@
-"""Child processes that are killed when this process ends, however it ends, and servers in them.
+"""Starts child processes that are killed when this process ends, even by SIGKILL.
 
 A child does not notice that its parent was killed. A shell between the two does: it waits for the
 child, and for the end of a pipe that only the parent holds open. When the parent closes that pipe
-or dies, the shell kills the child and everything that the child started, stopped processes and
-those that ignore SIGTERM included.
+or dies, the shell kills the child and everything that the child started, including processes that
+are stopped or ignore SIGTERM. Knows processes and pipes; does not know the programs.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ _SCRIPT = """
 exec 3<&0
 "$@" < /dev/null 3<&- &
 child=$!
-exec 2> /dev/null  # what follows is of no interest
+exec 2> /dev/null  # hide messages about the kills below
 trap 'kill -TERM "$child"' TERM
 (cat <&3 > /dev/null; kill -KILL 0) &
 watch=$!
@@ -37,15 +37,15 @@ exit "$code"
 """
 
 GRACE_SECONDS = 5.0
-"""What a server gets to end by itself before it is killed."""
+"""The time that a server gets after SIGTERM before it is killed."""
 
 
 def kill_with_parent(command: list[str]) -> list[str]:
     """Wrap `command` so that it is killed when this process exits.
 
-    Start the returned command in a session of its own, because the whole session is killed, and
-    with a pipe as standard input that you keep open for as long as the child is to live. SIGTERM,
-    exit status and output are the child's.
+    Start the returned command in a new session, because the whole session is killed, and with a
+    pipe as standard input that stays open as long as the child shall live. The command passes on
+    SIGTERM, and has the child's exit status and output.
     """
     return ["/bin/sh", "-c", _SCRIPT, "sh", *command]
 
@@ -57,31 +57,23 @@ def child_server(
     """Run a server while the block runs.
 
     Args:
-        command: What starts it.
-        listening: Regular expression of what it writes to stderr once it listens, with its
-            address as the group.
-        environment: Its own; ours, when None.
+        command: The command that starts the server.
+        listening: A regular expression for the line that the server writes to stderr once it
+            listens; its group is the server's address.
+        environment: The server's environment; None means that of this process.
 
     Yields:
-        Its address.
+        The server's address.
 
     Raises:
-        BootError: It ended before it listened.
+        BootError: The server ended before it listened.
     """
-    with subprocess.Popen(
-        kill_with_parent(command),
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with _start(command, environment) as process:
         if process.stdin:
-            # A fork, such as the SDK's heartbeat, would keep the pipe open after our death.
+            # A fork of this process, such as the SDK's heartbeat, would keep the pipe open.
             os.register_at_fork(after_in_child=process.stdin.close)
         log = process.stderr or ()
-        # Read to its end: a full pipe would stop the server.
+        # Read until it ends: a full pipe would block the server.
         drain = Thread(target=deque, args=(log, 0), daemon=True)
         try:
             address = _address(log, listening)
@@ -93,8 +85,20 @@ def child_server(
                 drain.join()
 
 
+def _start(command: list[str], environment: Mapping[str, str] | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        kill_with_parent(command),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
 def _address(log: Iterable[str], listening: str) -> str:
-    line = "without a word"
+    line = "without a word"  # if the server wrote nothing
     for line in log:
         if match := re.search(listening, line):
             return match[1]
@@ -106,4 +110,4 @@ def _end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(GRACE_SECONDS)
     if process.stdin:
-        process.stdin.close()  # and so kill it
+        process.stdin.close()  # which kills it

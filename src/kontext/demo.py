@@ -1,7 +1,7 @@
-"""One edit on a laptop, from job to saved image, as Runpod and a client would run it.
+"""Runs one edit on a laptop, from the job to the saved image, as Runpod and a client would.
 
-Starts the embedded bucket, runs the worker on a test job, then does what a client does: opens the
-presigned link and saves the image, and beside it one that shows it next to the input.
+Starts the embedded bucket and runs the worker on a test job. Then does what a client does: opens
+the presigned link and saves the image; beside it, saves the input and the result side by side.
 """
 
 import argparse
@@ -25,17 +25,17 @@ from kontext.storage import embedded_bucket
 
 PROMPT = "Make it sepia"
 GUIDANCE = 5.0
-"""What the stand-in model understands, and how far it takes it: all the way."""
+"""A prompt that the stand-in model understands, and the guidance that applies it fully."""
 SIZE = "640*640"
-"""Two CPU cores need a third as long for it as for 1024*1024, or less."""
+"""Two CPU cores need at most a third of the time for 1024*1024."""
 
 _GAP = 16
 _RESULT = "Job result: "
-"""What Runpod's SDK prints before the result of a local run, as a Python literal."""
+"""What Runpod's SDK prints before the result of a local run, which is a Python literal."""
 
 
 def main() -> None:
-    """Run it from the command line."""
+    """Run the demo from the command line."""
     arguments = _parser().parse_args()
     job = json.loads(arguments.test_input.read_text())
     asked = ("prompt", "guidance", "size")
@@ -55,17 +55,22 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m kontext.demo", description=__doc__)
     parser.add_argument("--handler", type=Path, default="handler.py", help="the worker")
     parser.add_argument("--test_input", type=Path, default="test_input.json", help="the job")
-    parser.add_argument("--prompt", default=PROMPT, help="in place of the job's (%(default)s)")
+    parser.add_argument("--prompt", default=PROMPT, help="replaces the job's (%(default)s)")
     parser.add_argument(
-        "--guidance", type=float, default=GUIDANCE, help="in place of the job's (%(default)s)"
+        "--guidance", type=float, default=GUIDANCE, help="replaces the job's (%(default)s)"
     )
-    parser.add_argument("--size", default=SIZE, help="in place of the job's (%(default)s)")
+    parser.add_argument("--size", default=SIZE, help="replaces the job's (%(default)s)")
     parser.add_argument("--output", type=Path, default="output", help="where to save the image")
     return parser
 
 
 def _run(handler: Path, job: str, environment: dict[str, str]) -> dict[str, dict[str, str]]:
-    """Run the worker on one job; show its output as it comes.
+    """Run the worker on one job and print its output as it arrives.
+
+    Args:
+        handler: The worker's script.
+        job: The job as JSON.
+        environment: The environment variables that point the worker at the bucket.
 
     Returns:
         `{"output": {"image_url", "cost"}}`.
@@ -85,15 +90,15 @@ def _run(handler: Path, job: str, environment: dict[str, str]) -> dict[str, dict
 
 
 def _download(url: str, directory: Path) -> Path:
-    answer = httpx.get(url).raise_for_status()
+    response = httpx.get(url).raise_for_status()
     directory.mkdir(exist_ok=True)
     path = directory / Path(urlsplit(url).path).name
-    path.write_bytes(answer.content)
+    path.write_bytes(response.content)
     return path
 
 
 def _side_by_side(url: str, edited: Path) -> Path:
-    """Save the input beside the result, at the result's height; return where."""
+    """Save the input, at the result's height, beside the result; return the file's path."""
     before = asyncio.run(ImageFetcher(address_policy(Settings.load())).fetch(url))
     with Image.open(edited) as after:
         before = before.resize((round(before.width * after.height / before.height), after.height))

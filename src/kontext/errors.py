@@ -1,24 +1,24 @@
 """What can go wrong, and what a caller may read about it.
 
-`str(error)` is the public sentence: it goes to the caller as it stands, so it names the field or
-host, the rule and the value, and never a path, an address, a traceback or a secret. The private
-cause travels as `__cause__` and reaches only the log.
+`str(error)` is the public sentence: the caller reads it unchanged. It names the field or host, the
+rule and the value, and never a path, an address, a traceback or a secret. The private cause is
+`__cause__`, which only the log shows.
 
     KontextError
     ├── InvalidRequest     the `input` breaks the documented contract
-    ├── SourceError        the input image cannot be had
-    │   ├── FetchError       its URL may not be, or could not be, fetched
+    ├── SourceError        the input image is not available
+    │   ├── FetchError       its URL is not allowed, or could not be fetched
     │   └── DecodeError      its bytes are not an image that we accept
-    ├── UnsafeImage      the safety checker refused the result
+    ├── UnsafeImage        the safety checker refused the result
     ├── OutOfMemory        the edit does not fit into the GPU's memory
     │   └── MemoryNotFreed   and part of that memory did not come back
     ├── GpuFault           the GPU, or this process's context on it, is lost
     ├── StorageError       the result could not be stored
-    ├── WorkerEnding       the worker ends before the job is done
-    ├── ProcessExit        something inside a job wanted to end the process
-    ├── Cancelled          the caller cancelled the job; nobody reads its sentence
-    └── BootError          the worker must not start; its sentence is for the deployer: it may name
-        │                  paths and buckets, and a caller reads `boot_failed` in its place
+    ├── WorkerShutdown     the worker shuts down before the job is done
+    ├── UnexpectedExit     code inside a job tried to end the process
+    ├── Cancelled          the caller cancelled the job and reads no answer
+    └── BootError          the worker must not start; its sentence is for the deployer and may name
+        │                  paths and buckets, so a caller reads `boot_failure_sentence` instead
         └── SettingsError    an environment variable is missing or wrong
 """
 
@@ -31,15 +31,23 @@ INTERNAL = "The worker hit an internal error; the job was not charged and can be
 class KontextError(Exception):
     """Root of the tree.
 
+    Args:
+        sentence: The public sentence, if it is not the one of the class.
+
     Attributes:
-        example: A sentence of this kind, for the table in docs/errors.md.
+        sentence: The public sentence of an error that is raised without one.
+        example: A public sentence of this kind, for the table in docs/errors.md.
         remedy: What the caller, or for a `BootError` the deployer, can do about it.
         refresh_worker: Whether Runpod should replace the worker after this job.
     """
 
+    sentence: ClassVar[str] = INTERNAL
     example: ClassVar[str] = INTERNAL
     remedy: ClassVar[str] = "Send the job again; if it repeats, its id finds the cause in the log."
     refresh_worker: ClassVar[bool] = False
+
+    def __init__(self, sentence: str | None = None) -> None:
+        super().__init__(self.sentence if sentence is None else sentence)
 
 
 class InvalidRequest(KontextError):
@@ -50,11 +58,11 @@ class InvalidRequest(KontextError):
 
 
 class SourceError(KontextError):
-    """The input image cannot be had."""
+    """The input image is not available."""
 
 
 class FetchError(SourceError):
-    """The image's URL may not be, or could not be, fetched."""
+    """The image's URL is not allowed, or could not be fetched."""
 
     example = "Invalid image URL: example.com answered 404"
     remedy = "Give a public http(s) URL on port 80 or 443, or a data: URL."
@@ -70,7 +78,9 @@ class DecodeError(SourceError):
 class UnsafeImage(KontextError):
     """The safety checker refused the result; it was not stored and costs nothing."""
 
-    example = "The safety checker refused the edited image; it was not stored and costs nothing"
+    sentence = example = (
+        "The safety checker refused the edited image; it was not stored and costs nothing"
+    )
     remedy = "Change the prompt or the image, or send another seed."
 
 
@@ -88,9 +98,9 @@ class MemoryNotFreed(OutOfMemory):
 
 
 class GpuFault(KontextError):
-    """The GPU, or this process's context on it, is lost; only another process can go on."""
+    """The GPU, or this process's context on it, is lost; only another process can continue."""
 
-    example = "The GPU failed and its worker is being replaced; send the job again"
+    sentence = example = "The GPU failed and its worker is being replaced; send the job again"
     remedy = "Send the job again."
     refresh_worker = True
 
@@ -102,16 +112,16 @@ class StorageError(KontextError):
     remedy = "Send the job again; for an own s3Config, check bucket, keys and endpoint."
 
 
-class WorkerEnding(KontextError):
-    """The worker ends before the job is done: it was told to, or an edit hangs on its GPU."""
+class WorkerShutdown(KontextError):
+    """The worker shuts down before the job is done, on SIGTERM or because an edit hangs."""
 
-    example = "The worker had to end before the job was done; send the job again"
+    sentence = example = "The worker had to end before the job was done; send the job again"
     remedy = "Send the job again."
     refresh_worker = True
 
 
-class ProcessExit(KontextError):
-    """Something inside a job wanted to end the process; the worker then ends in order."""
+class UnexpectedExit(KontextError):
+    """Code inside a job tried to end the process; the worker shuts down in order instead."""
 
     refresh_worker = True
 
@@ -120,8 +130,12 @@ class Cancelled(KontextError):
     """The caller cancelled the job while it was on the GPU."""
 
 
-def boot_failed(check: str) -> str:
-    """Return what a caller may read of a boot that failed: which check, not why."""
+def boot_failure_sentence(check: str) -> str:
+    """Return the public sentence of a boot that failed: it names the check, and no cause.
+
+    Args:
+        check: The name of the check that failed, such as `bucket`.
+    """
     return (
         f'The worker could not start: its check "{check}" failed; '
         "the job was not charged, and the worker's log tells why"
@@ -131,7 +145,7 @@ def boot_failed(check: str) -> str:
 class BootError(KontextError):
     """The worker must not start."""
 
-    example = boot_failed("bucket")
+    example = boot_failure_sentence("bucket")
     remedy = "Send the job again; if it repeats, the endpoint's owner finds the cause in the log."
 
 

@@ -1,7 +1,7 @@
-"""One log for people and for Runpod: plain lines on a laptop, the SDK's JSON lines in production.
+"""Configures one log: plain lines on a laptop, the SDK's JSON lines in production.
 
-Runpod's console groups lines by `requestId`, so every line of a job carries its id. What may be
-in a line is decided where it is written: never a prompt, a URL's query or a secret.
+Runpod's console groups lines by `requestId`, so every line about a job carries its id. The code
+that logs is responsible for what a line contains: never a prompt, a URL's query or a secret.
 """
 
 import json
@@ -17,20 +17,20 @@ _PYTHON_LEVELS = {"WARNING": "WARN", "CRITICAL": "ERROR"}
 
 
 class JobLog(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose every line carries a job's id."""
+    """A logger that adds a job's id to every line."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(logging.getLogger("kontext"), {"job_id": job_id})
 
 
 class PlainFormatter(logging.Formatter):
-    """Lines for people; of a URL neither credentials nor query, where tokens travel."""
+    """Formats lines for people, and removes credentials and queries from URLs."""
 
     def __init__(self, layout: str = "%(levelname)-7s| %(job_id)s | %(message)s") -> None:
         super().__init__(layout, defaults={"job_id": "worker"})
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line, and of a failure that nobody foresaw the traceback below it."""
+        """Return one line; an error that was not foreseen has its traceback below."""
         if record.exc_info and record.levelno < logging.ERROR:
             record.exc_text = _causes(record.exc_info[1])
         text = re.sub(r"(?<=://)[^/@\s]*@", "", super().format(record))
@@ -38,13 +38,13 @@ class PlainFormatter(logging.Formatter):
 
 
 class RunpodFormatter(PlainFormatter):
-    """The JSON that Runpod's own SDK prints."""
+    """Formats lines as the JSON that Runpod's own SDK prints."""
 
     def __init__(self) -> None:
         super().__init__("%(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line."""
+        """Return one line."""
         message = super().format(record)
         level = _PYTHON_LEVELS.get(record.levelname, record.levelname)
         job_id = getattr(record, "job_id", None)
@@ -52,25 +52,28 @@ class RunpodFormatter(PlainFormatter):
 
 
 def configure(production: bool) -> None:
-    """Send every line to standard output, as the SDK does, and quieten libraries.
+    """Send every line to standard output, as the SDK does, and silence libraries.
 
-    Must run before `runpod` is imported: it reads its level then, prints prompts and links at its
-    default level DEBUG, and dies of the level name WARNING.
+    Must run before `runpod` is imported, because that reads its log level then. At its default
+    level DEBUG it prints prompts and links, and the level name WARNING crashes it.
+
+    Args:
+        production: Whether lines are JSON for Runpod's console.
 
     Raises:
-        SettingsError: The SDK has no such level.
+        SettingsError: RUNPOD_LOG_LEVEL is not a level of the SDK.
     """
     os.environ["RUNPOD_LOG_LEVEL"] = _level()
-    # Their warnings repeat what they cut off a long prompt.
+    # Their warnings contain the part of a long prompt that they cut off.
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # They warn, when imported, of kernels that other cards have.
+    # When imported, they warn about kernels for other cards.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(RunpodFormatter() if production else PlainFormatter())
-    # At INFO httpx writes every URL with the signature in its query. The SDK, when imported,
-    # leaves a root logger alone that has a handler.
+    # At INFO httpx logs every URL with the signature in its query. The SDK, when imported, does
+    # not configure a root logger that has a handler.
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
@@ -86,7 +89,7 @@ def _level() -> str:
 
 
 def _causes(error: BaseException | None) -> str:
-    """Say in one line what lies behind a failure that has its sentence: no traceback helps."""
+    """Return the causes of a foreseen failure in one line; a traceback would not help."""
     causes = []
     while error is not None:
         causes.append(f"{type(error).__name__}: {error}")

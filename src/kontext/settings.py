@@ -1,25 +1,25 @@
-"""Environment variables -> one frozen `Settings`; a wrong value fails by its name.
+"""Reads the environment variables into one frozen `Settings`; an error names the variable.
 
-The one place where a setting's name, default, range and meaning are written; the table in
-docs/settings.md and the Hub form are checked against it. It opens no file and no connection.
+Each setting's name, default, range and meaning are written only here; the table in docs/settings.md
+and the Hub form are checked against them. Opens no file and no connection.
 """
 
 import math
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AliasChoices,
-    BeforeValidator,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
 from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from kontext.comma_separated import CommaSeparated, Networks
 from kontext.contract.pricing import USD_PER_MEGAPIXEL, Pricing
+from kontext.contract.request import EditRequest, documented_maximum, widened
 from kontext.contract.size import (
     DEFAULT_AREAS,
     DEFAULT_SIDES,
@@ -30,36 +30,25 @@ from kontext.contract.size import (
 )
 from kontext.errors import SettingsError
 
-LONGEST_LINK = 604_800
-"""Seconds, 7 days: the documented life of a link, and the most that SigV4 allows."""
+MAX_LINK_SECONDS = 604_800
+"""7 days: the documented life of a link, and the most that SigV4 allows."""
 
 STOP_TIMEOUT_SECONDS = 30.0
-"""What an edit gets to end once it was asked to stop; longer than any step of an edit."""
+"""How long an edit may take to stop; longer than any step of an edit."""
 
 UPLOAD_TIMEOUT_SECONDS = 60.0
 """A choice: the largest PNG, 17 MB, at 0.3 MB/s."""
 
-Network = IPv4Network | IPv6Network
 StandIn = Literal["model", "safety", "bucket"]
 Mode = Literal["exact", "fast", "turbo"]
 """How an edit is computed; `kontext.inference.mode` says what each name means."""
 
 ModeSetting = Literal["auto", Mode]
-
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _networks(value: object) -> object:
-    parts = _split(value)
-    return [ip_network(part) for part in parts] if isinstance(parts, list) else parts
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Settings(BaseSettings):
-    """Everything that a deployer can set, by environment variable of the same name in capitals."""
+    """Everything that a deployer can set; the environment variable has the name in capitals."""
 
     model_config = SettingsConfigDict(
         validate_by_name=True,
@@ -87,10 +76,10 @@ class Settings(BaseSettings):
         le=20,
         description="Scale of true classifier-free guidance, used with a negative prompt.",
     )
-    stand_in: Annotated[frozenset[StandIn], NoDecode, BeforeValidator(_split)] = Field(
+    stand_in: CommaSeparated[frozenset[StandIn]] = Field(
         default=frozenset(),
         description="Parts replaced by a stand-in, comma-separated: `model`, `safety`, `bucket`. "
-        "Off Runpod, what is missing is replaced unasked.",
+        "Off Runpod, a part that is missing falls back to a stand-in automatically.",
     )
     safety_model_path: str = Field(
         default="/models/nsfw_image_detection",
@@ -107,6 +96,20 @@ class Settings(BaseSettings):
         default=None,
         description="Directory of the Stable Diffusion safety checker; when set, it must agree "
         "before an image is refused.",
+    )
+    max_steps: int = Field(
+        default=round(documented_maximum("num_inference_steps")),
+        ge=documented_maximum("num_inference_steps"),
+        le=100,
+        description="Most `num_inference_steps` that a request may ask for; Runpod documents "
+        f"{documented_maximum('num_inference_steps'):g}.",
+    )
+    max_guidance: float = Field(
+        default=documented_maximum("guidance"),
+        ge=documented_maximum("guidance"),
+        le=24,
+        description="Highest `guidance` that a request may ask for; Runpod documents "
+        f"{documented_maximum('guidance'):g}.",
     )
     min_side: int = Field(
         default=DEFAULT_SIDES.shortest, ge=16, le=4096, description="Shortest side, in pixels."
@@ -136,23 +139,21 @@ class Settings(BaseSettings):
     usd_per_image: float | None = Field(
         default=None, ge=0, description="Flat `cost` of an image; overrides the rate."
     )
-    fetch_allowed_networks: Annotated[tuple[Network, ...], NoDecode, BeforeValidator(_networks)] = (
-        Field(
-            default=(),
-            description="Private networks that images and `s3Config` may name, comma-separated; "
-            "for development.",
-        )
+    fetch_allowed_networks: Networks = Field(
+        default=(),
+        description="Private networks that images and `s3Config` may name, comma-separated; "
+        "for development.",
     )
-    fetch_allowed_ports: Annotated[
-        frozenset[Annotated[int, Field(ge=1, le=65535)]], NoDecode, BeforeValidator(_split)
-    ] = Field(default=frozenset({80, 443}), description="Ports that those URLs may name.")
+    fetch_allowed_ports: CommaSeparated[frozenset[Port]] = Field(
+        default=frozenset({80, 443}), description="Ports that those URLs may name."
+    )
     prefetch_seconds: float = Field(
         validation_alias=AliasChoices("prefetch_seconds", "take_ahead_seconds"),
         default=1.0,
         ge=0,
         le=60,
-        description="How long before the GPU is free the next job is taken, so that its image "
-        "is ready; 0 takes none ahead.",
+        description="How long before the GPU is free the next job is prefetched, so that its image "
+        "is ready; 0 prefetches none.",
     )
     stop_timeout_seconds: float = Field(
         validation_alias=AliasChoices("stop_timeout_seconds", "stop_seconds"),
@@ -198,7 +199,7 @@ class Settings(BaseSettings):
         default="kontext/", pattern=r"^[A-Za-z0-9/_-]*$", description="What every key begins with."
     )
     link_seconds: int = Field(
-        default=LONGEST_LINK, ge=1, le=LONGEST_LINK, description="Life of a presigned link."
+        default=MAX_LINK_SECONDS, ge=1, le=MAX_LINK_SECONDS, description="Life of a presigned link."
     )
     upload_timeout_seconds: float = Field(
         validation_alias=AliasChoices("upload_timeout_seconds", "upload_seconds"),
@@ -231,9 +232,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def renamed(cls) -> dict[str, str]:
-        """Return the old name of each environment variable that was renamed, and its new one.
+        """Return the new name of each environment variable that was renamed, by its old name.
 
-        The old ones are read for one release; where both are set, the new one counts.
+        An old name is read for one release; if both are set, the new one counts.
         """
         aliases = (field.validation_alias for field in cls.model_fields.values())
         names = (alias.choices for alias in aliases if isinstance(alias, AliasChoices))
@@ -243,8 +244,11 @@ class Settings(BaseSettings):
     def load(cls, **overrides: Any) -> Self:  # noqa: ANN401 - any field, by name
         """Read the environment.
 
+        Args:
+            overrides: Fields by name, in place of the environment's.
+
         Raises:
-            SettingsError: Names every variable that is wrong and the rule it breaks.
+            SettingsError: Values are wrong; its sentence names each variable and the rule.
         """
         try:
             return cls(**overrides)
@@ -262,18 +266,23 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def request(self) -> type[EditRequest]:
+        """The fields of a job's `input`, in the ranges that this worker accepts."""
+        return widened(self.max_steps, self.max_guidance)
+
+    @property
     def pricing(self) -> Pricing:
         """What a delivered image costs."""
         return Pricing(self.usd_per_megapixel, self.usd_per_image)
 
     @property
     def sides(self) -> SideLimits:
-        """The sizes that this worker delivers."""
+        """The limits of the sizes that this worker delivers."""
         return SideLimits(self.min_side, self.max_side)
 
     @property
     def areas(self) -> AreaLimits:
-        """The areas that the model generates."""
+        """The limits of the areas that the model generates."""
         return AreaLimits(
             self.min_generation_megapixels * MEGAPIXEL,
             self.max_generation_megapixels * MEGAPIXEL or math.inf,
@@ -281,12 +290,12 @@ class Settings(BaseSettings):
 
     @property
     def largest_generated(self) -> Size:
-        """The largest size that is ever generated, for planning memory."""
+        """The largest size that is ever generated; the memory is planned for it."""
         return self.areas.generated(Size(self.max_side, self.max_side)).grid
 
     @property
     def production(self) -> bool:
-        """Whether Runpod started this process: then nothing is replaced unasked."""
+        """Whether Runpod started this process; then no stand-in is used automatically."""
         return bool(self.runpod_webhook_get_job or self.runpod_endpoint_id)
 
 

@@ -1,7 +1,7 @@
-"""Blocking calls that nobody can end: in threads that hold up neither their job nor the exit.
+"""Runs blocking calls in threads, so that one that hangs delays neither its job nor the exit.
 
-asyncio's own threads are few and shared by all that a worker does; each one that hangs is missing
-there, and Python waits for them when it ends. Knows nothing of what is called.
+asyncio's own threads are few and shared by the whole worker: one that hangs is lost to all, and
+Python waits for it at exit. Knows threads; does not know the calls.
 """
 
 import asyncio
@@ -9,19 +9,20 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import ParamSpec, TypeVar
 
-from kontext.errors import ProcessExit
+from kontext.errors import UnexpectedExit
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def carrying(work: Callable[P, T]) -> Callable[P, T]:
-    """Wrap what will run on another thread, so that all that it raises reaches who awaits it.
+def deliver_errors(work: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a call for another thread, so that whatever it raises reaches the code that awaits it.
 
-    asyncio cannot carry a `StopIteration`, takes a library's `CancelledError` for a stopped job,
-    and ends its loop on a `SystemExit`: of each the job would get no answer.
+    asyncio cannot deliver a `StopIteration`, takes a library's `CancelledError` for a cancelled
+    job, and ends its loop on a `SystemExit`. In each case the job would never be answered.
     """
 
     def run(*args: P.args, **named: P.kwargs) -> T:
@@ -32,7 +33,7 @@ def carrying(work: Callable[P, T]) -> Callable[P, T]:
         except Exception:
             raise
         except (SystemExit, KeyboardInterrupt) as error:
-            raise ProcessExit(ProcessExit.example) from error
+            raise UnexpectedExit from error
         except BaseException as error:
             raise RuntimeError("a thread's work raised what asyncio cannot carry") from error
 
@@ -40,38 +41,39 @@ def carrying(work: Callable[P, T]) -> Callable[P, T]:
 
 
 class DaemonThreads:
-    """Runs each call in a thread of its own.
+    """Runs each call in its own daemon thread.
 
     Args:
-        most: Calls at once; a call that nobody awaits any more counts until it ends.
+        max_calls: The number of calls at once; one that is no longer awaited counts until it ends.
     """
 
-    def __init__(self, most: int) -> None:
-        self._free = asyncio.Semaphore(most)
+    def __init__(self, max_calls: int) -> None:
+        self._free = asyncio.Semaphore(max_calls)
 
     async def run(self, work: Callable[P, T], *args: P.args, **named: P.kwargs) -> T:
-        """Wait for a free thread, call `work` in it and return its result."""
+        """Wait until fewer than `max_calls` run, call `work` in a thread and return its result."""
         await self._free.acquire()
-        loop = asyncio.get_running_loop()
-        outcome: asyncio.Future[T] = loop.create_future()
-
-        def deliver(result: T | None, error: Exception | None) -> None:
-            self._free.release()
-            if outcome.done():  # cancelled meanwhile
-                return
-            if error:
-                outcome.set_exception(error)
-            else:
-                outcome.set_result(result)  # type: ignore[arg-type]
-
-        def run() -> None:
-            result, failure = None, None
-            try:
-                result = carrying(work)(*args, **named)
-            except Exception as error:  # noqa: BLE001 - it is raised where it is awaited
-                failure = error
-            with contextlib.suppress(RuntimeError):  # the loop, and so the process, has ended
-                loop.call_soon_threadsafe(deliver, result, failure)
-
-        threading.Thread(target=run, daemon=True).start()
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        call = partial(work, *args, **named)
+        threading.Thread(target=self._call, args=(call, outcome), daemon=True).start()
         return await outcome
+
+    def _call(self, work: Callable[[], T], outcome: asyncio.Future[T]) -> None:
+        result, failure = None, None
+        try:
+            result = deliver_errors(work)()
+        except Exception as error:  # noqa: BLE001 - raised where the result is awaited
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the process exits
+            outcome.get_loop().call_soon_threadsafe(self._finish, outcome, result, failure)
+
+    def _finish(
+        self, outcome: asyncio.Future[T], result: T | None, error: Exception | None
+    ) -> None:
+        self._free.release()
+        if outcome.done():  # cancelled meanwhile
+            return
+        if error:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(result)  # type: ignore[arg-type]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,15 +40,6 @@ SPEED = {
     "repeatable",
     "steps_computed",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Use one thread, because more slow such small tensors down, most of all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +131,7 @@ def test_coarser_rounding_gives_larger_errors_against_float32() -> None:
     assert exact < 0.01
 
 
+@pytest.mark.timeout(600)  # four processes import torch, one after the other
 def test_the_boot_is_timed_cold_and_warm() -> None:
     """It is timed beside reading alone and plain loading."""
     rows = {name: row for _, name, row in boot(Subject.tiny())}

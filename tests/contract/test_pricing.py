@@ -11,6 +11,6 @@ def test_the_documents_example_price() -> None:
 
 
 def test_the_documents_flat_price() -> None:
-    """A flat price replaces the rate, also one of nothing."""
+    """A flat price replaces the rate, even a price of zero."""
     assert Pricing(usd_per_megapixel=0.03, usd_per_image=0.025).cost(Size(2048, 2048)) == 0.025
     assert Pricing(usd_per_megapixel=0.03, usd_per_image=0).cost(Size(256, 256)) == 0

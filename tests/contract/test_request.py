@@ -4,7 +4,13 @@ from typing import Any
 
 import pytest
 
-from kontext.contract.request import LONGEST_PROMPT, EditRequest, unknown_keys
+from kontext.contract.request import (
+    MAX_PROMPT_LENGTH,
+    EditRequest,
+    extension_fields,
+    unknown_keys,
+    widened,
+)
 from kontext.contract.size import SideLimits, Size
 from kontext.errors import InvalidRequest
 
@@ -12,7 +18,7 @@ MINIMAL = {"prompt": "make it blue", "image": "https://example.com/bluebird.png"
 
 
 def sentence(**fields: object) -> str:
-    """Return what is said of a request that is minimal but for `fields`."""
+    """Return the refusal of a request with the required fields and `fields`."""
     with pytest.raises(InvalidRequest) as refused:
         EditRequest.parse({**MINIMAL, **fields})
     return str(refused.value)
@@ -30,11 +36,13 @@ def test_the_documented_defaults() -> None:
         "seed": -1,
         "output_format": "png",
         "enable_safety_checker": True,
+        "output_quality": 95,
+        "aspect_ratio": None,
     }
 
 
 def test_null_means_the_default() -> None:
-    """An optional field that is null is as good as absent."""
+    """An optional field that is null gets its default, as if it were absent."""
     optional = dict.fromkeys(EditRequest.model_fields.keys() - MINIMAL.keys())
 
     assert EditRequest.parse({**MINIMAL, **optional}) == EditRequest.parse(MINIMAL)
@@ -42,7 +50,7 @@ def test_null_means_the_default() -> None:
 
 @pytest.mark.parametrize("field", MINIMAL)
 def test_required_fields(field: str) -> None:
-    """A required field that is absent or null is named."""
+    """The sentence names a required field that is null."""
     assert sentence(**{field: None}) == f"{field} is required"
 
 
@@ -62,15 +70,20 @@ def test_required_fields(field: str) -> None:
         ("size", "1472*1140"),
         ("size", "match_input"),
         ("output_format", "jpeg"),
+        ("output_format", "webp"),
+        ("output_quality", 1),
+        ("output_quality", 100),
+        ("aspect_ratio", "21:9"),
+        ("aspect_ratio", "9:21"),
         ("enable_safety_checker", False),
         ("image", "data:image/png;base64,AAAA"),
         ("image", "HTTPS://EXAMPLE.COM/A"),
         ("negative_prompt", ""),
-        ("prompt", "x" * LONGEST_PROMPT),
+        ("prompt", "x" * MAX_PROMPT_LENGTH),
     ],
 )
 def test_accepted(field: str, value: object) -> None:
-    """Every value at the edge of its range is taken as it is."""
+    """Every value at the edge of its range is accepted unchanged."""
     assert getattr(EditRequest.parse({**MINIMAL, field: value}), field) == value
 
 
@@ -93,8 +106,15 @@ def test_accepted(field: str, value: object) -> None:
         ("size", "255*1024", 'must have sides between 256 and 2368, got "255*1024"'),
         ("size", "4096*4096", 'must have sides between 256 and 2368, got "4096*4096"'),
         ("size", 1024, "must be a string, got 1024"),
-        ("output_format", "webp", 'must be png or jpeg, got "webp"'),
-        ("output_format", "PNG", 'must be png or jpeg, got "PNG"'),
+        ("output_format", "gif", 'must be png or jpeg or webp, got "gif"'),
+        ("output_quality", 0, "must be between 1 and 100, got 0"),
+        ("output_quality", 95.5, "must be an integer, got 95.5"),
+        ("aspect_ratio", "22:9", 'must be "width:height" between 21:9 and 9:21, got "22:9"'),
+        ("aspect_ratio", "16*9", 'must be "width:height" between 21:9 and 9:21, got "16*9"'),
+        ("aspect_ratio", "0:9", 'must be "width:height" between 21:9 and 9:21, got "0:9"'),
+        ("aspect_ratio", "16:9\n", 'must be "width:height" between 21:9 and 9:21, got "16:9\\n"'),
+        ("aspect_ratio", 1.5, "must be a string, got 1.5"),
+        ("output_format", "PNG", 'must be png or jpeg or webp, got "PNG"'),
         ("enable_safety_checker", 1, "must be true or false, got 1"),
         ("enable_safety_checker", "true", 'must be true or false, got "true"'),
         ("prompt", "", "must not be blank, got a string of length 0"),
@@ -115,7 +135,7 @@ def test_refused(field: str, value: object, expected: str) -> None:
 
 
 def test_a_number_of_too_many_digits() -> None:
-    """JSON bounds no number; Python refuses to write one of more than 4300 digits."""
+    """JSON limits no number; Python refuses to write one of more than 4300 digits."""
     assert sentence(seed=10**5000).endswith("got a number of too many digits")
     assert sentence(guidance=10**400).startswith("guidance must be between 0.0 and 10.0, got 1000")
 
@@ -125,13 +145,13 @@ def test_every_violation_in_one_sentence() -> None:
     assert sentence(num_inference_steps=80, seed=-5, output_format="gif") == (
         "num_inference_steps must be between 1 and 50, got 80; "
         "seed must be between -1 and 9223372036854775807, got -5; "
-        'output_format must be png or jpeg, got "gif"'
+        'output_format must be png or jpeg or webp, got "gif"'
     )
 
 
 @pytest.mark.parametrize("data", [None, "x", 1, [], [MINIMAL], True])
 def test_input_must_be_an_object(data: object) -> None:
-    """Whatever `input` is, the caller learns what it must be."""
+    """The caller reads what `input` must be."""
     with pytest.raises(InvalidRequest, match=r"^input must be an object, got "):
         EditRequest.parse(data)
 
@@ -144,7 +164,7 @@ def test_secrets_of_a_value_are_not_repeated() -> None:
 
 
 def test_long_values_are_cut() -> None:
-    """An error stays one short line, whatever it is about."""
+    """An error is one short line, however long the value is."""
     refused = sentence(output_format="x\n" * 10**6)
 
     assert len(refused) < 200
@@ -152,7 +172,7 @@ def test_long_values_are_cut() -> None:
 
 
 def test_unknown_keys_are_ignored_and_named() -> None:
-    """What Runpod's AI SDK leaks into `input` breaks nothing and can be logged."""
+    """Options that Runpod's AI SDK leaks into `input` do no harm and can be logged."""
     leaked: dict[str, Any] = {**MINIMAL, "maxPollAttempts": 60, "pollIntervalMillis": 5000}
 
     assert EditRequest.parse(leaked) == EditRequest.parse(MINIMAL)
@@ -177,13 +197,61 @@ def test_match_input_takes_the_aspect_of_the_image() -> None:
 
 
 def test_an_explicit_size_is_what_it_says() -> None:
-    """The input image has no say in it."""
+    """It does not depend on the input image."""
     request = EditRequest.parse({**MINIMAL, "size": "1472*1140"})
 
     assert request.output_size(Size(10_000, 16)) == Size(1472, 1140)
 
 
-def test_a_image_is_decoded_for_the_size_that_is_generated() -> None:
-    """One of 256*256 is generated larger, so its input must not be decoded smaller than that."""
+def test_an_image_is_decoded_for_the_size_that_is_generated() -> None:
+    """A result of 256*256 is generated larger, and its input is decoded for that size."""
     assert EditRequest.parse({**MINIMAL, "size": "256*256"}).pixels() == 510 * 510
     assert EditRequest.parse({**MINIMAL, "size": "match_input"}).pixels() is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "size"),
+    [("1:1", "1024*1024"), ("16:9", "1360*768"), ("9:16", "768*1360"), ("21:9", "1568*672")],
+)
+def test_an_aspect_ratio_takes_the_place_of_size(ratio: str, size: str) -> None:
+    """It stands for a size on the grid, of about one megapixel, whatever the input's size."""
+    request = EditRequest.parse({**MINIMAL, "aspect_ratio": ratio})
+
+    assert str(request.output_size(Size(300, 900))) == size
+    assert request.pixels() == Size.parse(size).area
+
+
+def test_an_aspect_ratio_and_a_size_exclude_each_other() -> None:
+    """The sentence says so, beside what else is wrong."""
+    refused = sentence(aspect_ratio="16:9", size="512*512", seed="x")
+
+    assert refused.startswith("aspect_ratio and size exclude each other; give one of them; seed ")
+
+
+def test_an_aspect_ratio_obeys_the_limits_of_sides() -> None:
+    """A deployment with narrow limits refuses what it could not deliver."""
+    with pytest.raises(InvalidRequest, match=r"aspect_ratio needs sides between 768 and 1024"):
+        EditRequest.parse({**MINIMAL, "aspect_ratio": "21:9"}, SideLimits(768, 1024))
+
+
+def test_a_deployment_can_allow_more_steps_and_guidance() -> None:
+    """The wider ranges hold, and the sentences name them; all else stays as documented."""
+    wide = widened(max_steps=100, max_guidance=24)
+    request = wide.parse({**MINIMAL, "num_inference_steps": 100, "guidance": 24})
+    with pytest.raises(InvalidRequest) as refused:
+        wide.parse({**MINIMAL, "num_inference_steps": 101, "guidance": 25, "seed": -2})
+
+    assert (request.num_inference_steps, request.guidance) == (100, 24)
+    assert str(refused.value) == (
+        "num_inference_steps must be between 1 and 100, got 101; "
+        "guidance must be between 0.0 and 24, got 25; "
+        "seed must be between -1 and 9223372036854775807, got -2"
+    )
+
+
+def test_extensions_have_no_effect_on_a_documented_request() -> None:
+    """They are optional, and their defaults are what a documented request gets."""
+    fields = {name: EditRequest.model_fields[name] for name in extension_fields()}
+
+    assert fields.keys() == {"output_quality", "aspect_ratio"}
+    assert not any(field.is_required() for field in fields.values())

@@ -1,4 +1,4 @@
-"""Sizes, grids, areas and prices."""
+"""Sizes, the grid and areas."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kontext.contract.size import (
     DEFAULT_AREAS,
     GRID,
-    LONGEST_REFERENCE,
+    MAX_REFERENCE_SIDE,
     MEGAPIXEL,
     NATIVE_AREA,
     AreaLimits,
@@ -23,7 +23,7 @@ sizes = st.builds(Size, sides, sides)
 
 @given(sizes)
 def test_a_size_reads_back_as_it_is_written(size: Size) -> None:
-    """'width*height' is a lossless notation."""
+    """'width*height' keeps the whole size."""
     assert Size.parse(str(size)) == size
 
 
@@ -51,7 +51,7 @@ def test_other_notations_are_refused(text: str) -> None:
 
 @given(sizes)
 def test_the_grid_is_the_next_multiple_up(size: Size) -> None:
-    """The canvas lies on the grid and surpasses the size by less than one grid step."""
+    """Both sides are on the grid, and longer by less than one grid step."""
     for side, canvas in ((size.width, size.grid.width), (size.height, size.grid.height)):
         assert canvas % GRID == 0
         assert 0 <= canvas - side < GRID
@@ -78,10 +78,10 @@ def test_scaling_keeps_the_aspect_and_reaches_the_area(source: Size, area: int) 
     """Both sides are within a pixel of the exact scale, unless the longest side caps it."""
     scaled = source.scaled_to_area(area)
 
-    exact = min((area / source.area) ** 0.5, LONGEST_REFERENCE / max(source.width, source.height))
+    exact = min((area / source.area) ** 0.5, MAX_REFERENCE_SIDE / max(source.width, source.height))
     assert abs(scaled.width - max(1, source.width * exact)) <= 1
     assert abs(scaled.height - max(1, source.height * exact)) <= 1
-    assert max(scaled.width, scaled.height) <= LONGEST_REFERENCE
+    assert max(scaled.width, scaled.height) <= MAX_REFERENCE_SIDE
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_scaling_keeps_the_aspect_and_reaches_the_area(source: Size, area: int) 
     ],
 )
 def test_native_sizes_are_those_the_model_was_trained_at(source: Size, native: Size) -> None:
-    """Common camera aspects land on the grid sizes near one megapixel."""
+    """Common camera aspects become grid sizes near one megapixel."""
     assert source.native() == native
     assert abs(native.area - NATIVE_AREA) / NATIVE_AREA < 0.01
 
@@ -132,9 +132,9 @@ def test_limits_are_inclusive() -> None:
     """A side may be exactly the shortest or the longest."""
     limits = SideLimits(256, 2368)
 
-    assert limits.admit(Size(256, 2368))
-    assert not limits.admit(Size(255, 1024))
-    assert not limits.admit(Size(1024, 2369))
+    assert limits.allow(Size(256, 2368))
+    assert not limits.allow(Size(255, 1024))
+    assert not limits.allow(Size(1024, 2369))
 
 
 deliverable = st.integers(min_value=256, max_value=2368)
@@ -142,7 +142,7 @@ deliverable = st.integers(min_value=256, max_value=2368)
 
 @given(st.builds(Size, deliverable, deliverable))
 def test_every_deliverable_size_is_generated_within_the_areas(size: Size) -> None:
-    """Inside them as it is; outside at the limit's area, its aspect kept to half a pixel a side."""
+    """Unchanged within the limits, else at the limit's area with its aspect to half a pixel."""
     generated = DEFAULT_AREAS.generated(size)
     if 0.26 * MEGAPIXEL <= size.area <= 2.1 * MEGAPIXEL:
         assert generated == size
@@ -172,11 +172,11 @@ def test_every_deliverable_size_is_generated_within_the_areas(size: Size) -> Non
 def test_sizes_outside_the_trained_areas_are_generated_at_their_bounds(
     asked: Size, generated: Size
 ) -> None:
-    """256*256 is 0.066 megapixels, and 2368*2368 is 5.6, 12 times the work of one."""
+    """256*256 is 0.066 megapixels; 2368*2368 is 5.6, which takes 12 times the work of one."""
     assert DEFAULT_AREAS.generated(asked) == generated
 
 
 @given(st.builds(Size, deliverable, deliverable))
 def test_limits_can_be_switched_off(size: Size) -> None:
-    """Nothing is below no pixels or above infinitely many."""
+    """With limits of zero and infinity every size is generated as it is."""
     assert AreaLimits(0, math.inf).generated(size) == size

@@ -1,4 +1,4 @@
-"""Data URLs made to cost time or memory; what a good one is, `tests.images.test_fetch` knows."""
+"""Data URLs that are made to take time or memory; ordinary ones are in `test_fetch`."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ COSTLY = {
     ("url", "expected"), [pytest.param(*case, id=name) for name, case in COSTLY.items()]
 )
 def test_a_costly_data_url_is_quick_and_small(url: str, expected: int | str) -> None:
-    """Percent signs alone took 20 s and 3.6 GB; the memory is what the URL itself takes, thrice."""
+    """Percent signs alone once took 20 s and 3.6 GB; now the memory is three times the URL's."""
     command = [sys.executable, "-c", DECODES, url]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     said, seconds, memory = json.loads(ended.stdout)
@@ -61,5 +61,5 @@ def test_a_costly_data_url_is_quick_and_small(url: str, expected: int | str) -> 
 @pytest.mark.hostile("fuzzed inputs")
 @given(st.text("%4aFg ").map(str.encode), st.integers(3, 9))
 def test_escapes_are_undone_as_the_standard_library_does(text: bytes, block: int) -> None:
-    """Wherever the blocks end, and however malformed they are."""
+    """The result is the same wherever blocks end, and for malformed escapes."""
     assert unquote(text, block) == unquote_to_bytes(text)

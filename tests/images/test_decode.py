@@ -1,4 +1,4 @@
-"""The decoder on every format, repair and cap, and on files made to hurt it."""
+"""Decoding of every format, conversion and limit, and of hostile files."""
 
 import io
 import struct
@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from kontext.errors import DecodeError
-from kontext.images.decode import LONGEST_SIDE, SHORTEST_SIDE, decode
-from kontext.images.file_structure import MOST_CHUNKS, MOST_SCANS, MOST_SEGMENTS
+from kontext.images.decode import decode
+from kontext.images.file_structure import MAX_CHUNKS, MAX_SCANS, MAX_SEGMENTS
+from kontext.images.input_limits import MAX_SIDE, MIN_SIDE
 from tests.support.images import (
     BLUE,
     QUADRANTS,
@@ -160,7 +161,7 @@ def half_hidden_palette() -> bytes:
     ],
 )
 def test_hidden_colours_become_white(content: bytes) -> None:
-    """What a viewer does not show must not reach the model."""
+    """Pixels that no viewer shows must not reach the model."""
     image = decode(content)
 
     assert image.mode == "RGB"
@@ -178,7 +179,7 @@ def test_half_transparency_is_half_white(file_format: str) -> None:
 
 
 def test_cmyk_becomes_rgb() -> None:
-    """A print JPEG comes out in the colours that it means."""
+    """A JPEG for print (CMYK) keeps its colours."""
     cyan = plain(colour=(255, 0, 0, 0), mode="CMYK")
 
     assert pixel(decode(encoded(cyan, "JPEG", quality=100))) == pytest.approx((0, 255, 255), abs=6)
@@ -203,7 +204,7 @@ def test_sixteen_bits_are_scaled(level: int, expected: int) -> None:
     ],
 )
 def test_small_modes_become_rgb(image: Image.Image, expected: tuple[int, int, int]) -> None:
-    """One bit, grey and palette come out as RGB of the same colours."""
+    """1-bit, grey and palette images become RGB of the same colours."""
     decoded = decode(encoded(image, "PNG"))
 
     assert decoded.mode == "RGB"
@@ -211,7 +212,7 @@ def test_small_modes_become_rgb(image: Image.Image, expected: tuple[int, int, in
 
 
 def p3_to_srgb(colour: tuple[int, int, int]) -> tuple[float, ...]:
-    """Convert by the matrix of CSS Color 4, which knows nothing of ICC."""
+    """Convert by the matrix of CSS Color 4, which does not use ICC profiles."""
     encoded_values = np.array(colour) / 255
     linear = np.where(
         encoded_values <= 0.04045, encoded_values / 12.92, ((encoded_values + 0.055) / 1.055) ** 2.4
@@ -233,7 +234,7 @@ def p3_to_srgb(colour: tuple[int, int, int]) -> tuple[float, ...]:
     [("PNG", "RGB"), ("PNG", "RGBA"), ("WEBP", "RGB"), ("JPEG", "RGB")],
 )
 def test_a_profile_is_applied(file_format: str, mode: str) -> None:
-    """Display P3, as phones write it, comes out as the same colours in sRGB."""
+    """Display P3, as phones write it, is converted to the same colours in sRGB."""
     colour = (200, 90, 60)
     image = plain(colour=colour).convert(mode)
     content = encoded(
@@ -263,7 +264,7 @@ def test_an_unfit_profile_is_ignored(mode: str, profile: bytes) -> None:
 
 
 def test_an_rgb_profile_on_cmyk_is_ignored() -> None:
-    """Neither an error nor colours that were never meant."""
+    """There is no error, and the colours are not changed."""
     cyan = plain(colour=(255, 0, 0, 0), mode="CMYK")
     content = encoded(cyan, "JPEG", quality=100, icc_profile=srgb_profile())
 
@@ -276,7 +277,7 @@ def test_an_rgb_profile_on_cmyk_is_ignored() -> None:
     ids=["gif", "webp", "apng", "avif"],
 )
 def test_an_animation_shows_its_first_frame(file_format: str, options: dict[str, object]) -> None:
-    """Later frames are not looked at."""
+    """Later frames are ignored."""
     content = encoded(
         plain(), file_format, save_all=True, append_images=[plain(colour=BLUE)], **options
     )
@@ -285,7 +286,7 @@ def test_an_animation_shows_its_first_frame(file_format: str, options: dict[str,
     assert pixel(decode(content)) == pytest.approx(RED, abs=6)
 
 
-@pytest.mark.parametrize("size", [(SHORTEST_SIDE, 16), (LONGEST_SIDE, 16), (16, LONGEST_SIDE)])
+@pytest.mark.parametrize("size", [(MIN_SIDE, 16), (MAX_SIDE, 16), (16, MAX_SIDE)])
 def test_sides_up_to_the_limit_pass(size: tuple[int, int]) -> None:
     """16 and 10,000 pixels are within the limits."""
     assert decode(encoded(plain(*size), "PNG")).size == size
@@ -301,7 +302,7 @@ def test_sides_beyond_the_limit_are_refused(size: tuple[int, int]) -> None:
 
 
 def test_forty_megapixels_pass() -> None:
-    """The largest area is delivered whole."""
+    """The largest accepted area keeps all its pixels."""
     assert decode(encoded(plain(8000, 5000, 1, "1"), "PNG")).size == (8000, 5000)
 
 
@@ -327,8 +328,8 @@ def test_more_than_forty_megapixels_are_refused(content: bytes, sentence: str) -
 
 
 def test_sixty_four_scans_pass() -> None:
-    """The most scans are decoded."""
-    assert pixel(decode(jpeg_with_scans(MOST_SCANS))) == pytest.approx(RED, abs=6)
+    """A JPEG with the largest accepted number of scans is decoded."""
+    assert pixel(decode(jpeg_with_scans(MAX_SCANS))) == pytest.approx(RED, abs=6)
 
 
 def test_a_multi_image_jpeg_passes() -> None:
@@ -355,14 +356,14 @@ def fillers_between_scans(jpeg: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("content", "scans"),
     [
-        pytest.param(jpeg_with_scans(MOST_SCANS + 1), MOST_SCANS + 1, id="one too many"),
+        pytest.param(jpeg_with_scans(MAX_SCANS + 1), MAX_SCANS + 1, id="one too many"),
         pytest.param(jpeg_with_scans(506), 506, id="a bomb"),
         pytest.param(scan_bomb(506), 506, id="a bomb in a multi-image file"),
         pytest.param(fillers_between_scans(jpeg_with_scans(70)), 70, id="fillers between them"),
     ],
 )
 def test_more_scans_are_refused(content: bytes, scans: int) -> None:
-    """A progressive-scan bomb is refused before it is decoded, whatever it dresses up as."""
+    """A progressive-scan bomb is refused before it is decoded, however it is disguised."""
     assert refusal(content) == f"Invalid image: at most 64 JPEG scans, got {scans}"
 
 
@@ -387,13 +388,13 @@ COMMENT = jpeg_segment(0xFE, b"x")
     "content",
     [
         pytest.param(png_with_chunks(PROFILE), id="one profile"),
-        pytest.param(png_with_chunks(TEXT * (MOST_CHUNKS - 10)), id="many chunks"),
-        pytest.param(jpeg_with_segments(COMMENT * (MOST_SEGMENTS - 10)), id="many segments"),
+        pytest.param(png_with_chunks(TEXT * (MAX_CHUNKS - 10)), id="many chunks"),
+        pytest.param(jpeg_with_segments(COMMENT * (MAX_SEGMENTS - 10)), id="many segments"),
         pytest.param(encoded(plain(), "PNG") + bytes(5_000_000), id="zeros behind a PNG"),
     ],
 )
 def test_much_metadata_passes(content: bytes) -> None:
-    """More than any encoder writes."""
+    """The files hold more metadata than any encoder writes."""
     assert pixel(decode(content)) == pytest.approx(RED, abs=6)
 
 
@@ -405,10 +406,10 @@ def test_much_metadata_passes(content: bytes) -> None:
             png_with_chunks(PROFILE * 2), "at most 1 colour profile in a PNG, got 2", id="profiles"
         ),
         pytest.param(
-            png_with_chunks(TEXT * MOST_CHUNKS), "at most 50,000 PNG chunks, got more", id="chunks"
+            png_with_chunks(TEXT * MAX_CHUNKS), "at most 50,000 PNG chunks, got more", id="chunks"
         ),
         pytest.param(
-            jpeg_with_segments(COMMENT * MOST_SEGMENTS),
+            jpeg_with_segments(COMMENT * MAX_SEGMENTS),
             "at most 1000 JPEG segments, got more",
             id="segments",
         ),
@@ -416,7 +417,7 @@ def test_much_metadata_passes(content: bytes) -> None:
     ],
 )
 def test_more_metadata_is_refused(content: bytes, sentence: str) -> None:
-    """Before any of it is read: decoders bound neither its number nor the time that each takes."""
+    """It is refused before it is read: decoders limit neither its number nor the time of each."""
     assert refusal(content) == f"Invalid image: {sentence}"
 
 
@@ -449,7 +450,7 @@ EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpa
     ],
 )
 def test_other_formats_are_refused(content: bytes) -> None:
-    """What is not one of the five formats is not even tried."""
+    """A file of another format than the five is not decoded."""
     assert refusal(content) == "Invalid image: not a JPEG, PNG, WebP, AVIF or GIF image"
 
 
@@ -457,7 +458,7 @@ def test_other_formats_are_refused(content: bytes) -> None:
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "AVIF", "GIF"])
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
 def test_a_truncated_image_is_refused(file_format: str, part: float) -> None:
-    """Half an image is no image, and a grey lower half would be edited as if it were meant."""
+    """Otherwise the missing part would be grey, and be edited as part of the image."""
     content = encoded(Image.effect_noise((96, 96), 80).convert("RGB"), file_format)
 
     assert refusal(content[: int(len(content) * part)]) in {
@@ -486,7 +487,7 @@ def test_a_signature_alone_is_refused() -> None:
     ],
 )
 def test_a_polyglot_leaves_only_its_pixels(content: bytes) -> None:
-    """The other half of a file that is two things at once goes no further."""
+    """A file that is also valid in another format loses everything but its pixels."""
     image = decode(content)
 
     assert b"script" not in encoded(image, "PNG") + encoded(image, "JPEG")
@@ -494,7 +495,7 @@ def test_a_polyglot_leaves_only_its_pixels(content: bytes) -> None:
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "AVIF"])
 def test_no_metadata_survives(file_format: str) -> None:
-    """Profiles, places and comments stay behind: the result carries pixels alone."""
+    """Profiles, locations and comments are removed: the result holds pixels only."""
     exif = oriented(6)
     exif[0x010E] = "a place and a name"
     content = encoded(
@@ -539,7 +540,7 @@ def test_a_jpeg_much_too_large_is_decoded_smaller(
 
 
 def test_a_smaller_decoding_is_as_good() -> None:
-    """After Lanczos it differs from the whole image's by less than one level in the mean."""
+    """After Lanczos it differs from the full-size image by less than one level in the mean."""
     content = encoded(photograph(1536, 1152), "JPEG", quality=92)
     whole, smaller = decode(content), decode(content, 512 * 384)
     fitted = [
@@ -564,5 +565,5 @@ def test_a_smaller_decoding_is_upright(orientation: int) -> None:
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP", "AVIF", "GIF"])
 def test_other_formats_are_decoded_whole(file_format: str) -> None:
-    """Only JPEG's decoder can do less."""
+    """Only the JPEG decoder can decode at a reduced size."""
     assert decode(encoded(plain(), file_format), 1).size == (64, 48)

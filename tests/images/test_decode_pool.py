@@ -1,4 +1,4 @@
-"""Decoding in processes: what hangs, crashes or costs too much is ended, and others go on."""
+"""Decoding in child processes: one that hangs, crashes or takes too long affects no other image."""
 
 import asyncio
 import os
@@ -20,9 +20,9 @@ from ssrfguard import Policy
 
 from kontext.errors import DecodeError
 from kontext.images.decode import decode
-from kontext.images.decode_pool import MOST_PICTURES, DecodePool, Room
-from kontext.images.decode_process import pixel_seconds
-from kontext.images.decoder import Decoder
+from kontext.images.decode_pool import MAX_PROCESS_IMAGES, DecodePool, PixelBudget
+from kontext.images.decoder_process import DecoderProcess
+from kontext.images.decoder_protocol import pixel_cpu_seconds
 from kontext.images.fetch import ImageFetcher
 from tests.support.images import (
     encoded,
@@ -42,24 +42,24 @@ PNG = encoded(plain(), "PNG")
 
 @pytest.fixture
 def decoders() -> Iterator[DecodePool]:
-    """DecodePool that no other test has used."""
+    """A new pool."""
     fresh = DecodePool()
     yield fresh
     fresh.close()
 
 
 def decoder_ids() -> set[int]:
-    """Return the processes that decode for this one."""
+    """Return the ids of this process's decoder processes."""
     return {
         child.pid
         for child in psutil.Process().children()
         if child.status() != psutil.STATUS_ZOMBIE
-        and "kontext.images.decode_process" in child.cmdline()
+        and "kontext.images.decoder_program" in child.cmdline()
     }
 
 
 def test_a_process_of_its_own_decodes_the_same(decoders: DecodePool) -> None:
-    """Pixels and sentences come across whole, one after another."""
+    """Pixels and refusals arrive complete, one after another."""
     content = encoded(quadrants(), "PNG", exif=oriented(6))
 
     for _ in range(2):
@@ -69,7 +69,7 @@ def test_a_process_of_its_own_decodes_the_same(decoders: DecodePool) -> None:
 
 
 def test_large_images_come_across_whole(decoders: DecodePool) -> None:
-    """Files and pixels of many times a pipe's capacity."""
+    """Files and pixels may exceed a pipe's capacity many times."""
     content = encoded(Image.effect_noise((2000, 1500), 80), "PNG")
 
     assert len(content) > 1_000_000
@@ -77,7 +77,7 @@ def test_large_images_come_across_whole(decoders: DecodePool) -> None:
 
 
 def test_the_process_is_kept_for_the_next_image(decoders: DecodePool) -> None:
-    """Starting an interpreter costs more than decoding; a refusal is no reason to start another."""
+    """Starting an interpreter takes longer than decoding; a refusal does not end the process."""
     before = decoder_ids()
     decoders.decode(PNG)
     first = decoder_ids() - before
@@ -89,12 +89,12 @@ def test_the_process_is_kept_for_the_next_image(decoders: DecodePool) -> None:
     assert decoder_ids() - before == first
 
 
-def test_the_process_is_replaced_in_the_end(decoders: DecodePool) -> None:
-    """What a decoder leaks ends with it."""
+def test_the_process_is_replaced_after_a_number_of_images(decoders: DecodePool) -> None:
+    """Memory that a decoder leaks is freed with its process."""
     before = decoder_ids()
     decoders.decode(PNG)
     first = decoder_ids() - before
-    for _ in range(MOST_PICTURES):
+    for _ in range(MAX_PROCESS_IMAGES):
         decoders.decode(PNG)
     last = decoder_ids() - before
 
@@ -116,7 +116,7 @@ def test_the_cause_of_a_refusal_is_its_own(decoders: DecodePool) -> None:
 
 
 def stopped(before: set[int], count: int = 1) -> set[int]:
-    """Stop so many decoders, as soon as they have started; return their processes."""
+    """Stop that many decoders as soon as they have started; return their process ids."""
     hanging: set[int] = set()
     while len(hanging) < count:
         for process in decoder_ids() - before - hanging:
@@ -128,7 +128,7 @@ def stopped(before: set[int], count: int = 1) -> set[int]:
 
 @pytest.mark.hostile("kills")
 def test_a_decoder_that_hangs_is_killed(decoders: DecodePool) -> None:
-    """It costs the deadline, and the next image is decoded."""
+    """It is killed at the deadline, and the next image is decoded."""
     before = decoder_ids()
     with ThreadPoolExecutor() as pool:
         hanging = pool.submit(decoders.decode, gif_bomb(), seconds=2)
@@ -143,7 +143,7 @@ def test_a_decoder_that_hangs_is_killed(decoders: DecodePool) -> None:
 
 @pytest.mark.hostile("kills")
 async def test_eight_hanging_images_hold_up_no_other(decoders: DecodePool) -> None:
-    """Not even for lack of threads: a good image is decoded while all of them hang."""
+    """A good image is decoded while all of them hang: there are enough threads and processes."""
     before = decoder_ids()
     bomb = gif_bomb()
     source = ImageFetcher(Policy(), decode=lambda content, _: decoders.decode(content or bomb))
@@ -164,8 +164,8 @@ async def test_eight_hanging_images_hold_up_no_other(decoders: DecodePool) -> No
 
 @pytest.mark.hostile("kills")
 def test_there_are_no_more_processes_than_allowed() -> None:
-    """So that memory is bounded: further images wait for a process."""
-    decoders, before = DecodePool(most=2), decoder_ids()
+    """Further images wait for a process, which bounds the memory."""
+    decoders, before = DecodePool(max_processes=2), decoder_ids()
     with ThreadPoolExecutor() as pool:
         images = [pool.submit(decoders.decode, gif_bomb(), seconds=30) for _ in range(2)]
         hanging = stopped(before, 2)
@@ -178,12 +178,12 @@ def test_there_are_no_more_processes_than_allowed() -> None:
     decoders.close()
 
 
-def test_large_images_wait_for_room_and_small_ones_do_not() -> None:
-    """Two of 40 megapixels are decoded at once, and any of 4."""
-    room, leave, entered = Room(80_000_000), Event(), []
+def test_large_images_wait_for_the_pixel_budget_and_small_ones_do_not() -> None:
+    """Two of 40 megapixels are decoded at once, and any number of up to 4."""
+    budget, leave, entered = PixelBudget(80_000_000), Event(), []
 
     def stay(pixels: int) -> None:
-        with room.taken(pixels):
+        with budget.reserve(pixels):
             entered.append(pixels)
             leave.wait(10)
 
@@ -201,7 +201,7 @@ def test_large_images_wait_for_room_and_small_ones_do_not() -> None:
 
 
 def until(happened: Callable[[], bool]) -> None:
-    """Wait for it, ten seconds at most."""
+    """Wait until it has happened, at most ten seconds."""
     deadline = time.monotonic() + 10
     while not happened():
         assert time.monotonic() < deadline
@@ -237,7 +237,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "a GIF of zeros": (gif_bomb, "its header and metadata take more than 0.5 s to read"),
 }
-"""Files that took Pillow 1 to 25 seconds on the machine that they were made on."""
+"""Files that took Pillow 1 to 25 seconds on the machine where they were made."""
 
 
 @pytest.mark.hostile("images")
@@ -247,7 +247,7 @@ BOMBS: dict[str, tuple[Callable[[], bytes], str]] = {
 def test_a_file_that_takes_long_is_refused_soon(
     decoders: DecodePool, bomb: Callable[[], bytes], sentence: str
 ) -> None:
-    """For what it is where that is cheap to see, else for the time that it takes of a core."""
+    """For its structure where that is quick to check, else for its CPU time."""
     content = bomb()
     decoders.decode(PNG)  # a process is there
     began = time.monotonic()
@@ -261,27 +261,27 @@ def test_a_file_that_takes_long_is_refused_soon(
 
 @pytest.mark.hostile("images")
 def test_pixels_that_take_long_are_refused_too() -> None:
-    """As if the system's timer had ended their process, which it does with this signal."""
+    """The signal is the one by which the system's timer kills the process."""
     before = decoder_ids()
-    decoder = Decoder()
+    decoder = DecoderProcess()
     size = decoder.open(PNG, None, 30)
     os.kill((decoder_ids() - before).pop(), signal.SIGPROF)
     with pytest.raises(DecodeError) as caught:
         decoder.decode_pixels(size, 30)
-    decoder.end()
+    decoder.kill()
 
     assert str(caught.value) == "Invalid image: its pixels take more than 0.5 s to decode"
 
 
 def test_a_large_image_may_take_longer_than_a_small_one() -> None:
-    """A second and a half of a core was measured for 40 megapixels."""
-    assert pixel_seconds(64, 48) < 1
-    assert pixel_seconds(8000, 5000) > 10
+    """1.5 s of CPU time was measured for 40 megapixels."""
+    assert pixel_cpu_seconds(64, 48) < 1
+    assert pixel_cpu_seconds(8000, 5000) > 10
 
 
 @pytest.mark.hostile("kills")
-def test_a_decoder_that_crashes_takes_nobody_along(decoders: DecodePool) -> None:
-    """A process that dies of an image is one sentence, and the next image is decoded."""
+def test_a_decoder_that_crashes_affects_no_other_image(decoders: DecodePool) -> None:
+    """The caller reads one sentence, and the next image is decoded."""
     before = decoder_ids()
     with ThreadPoolExecutor() as pool:
         dying = pool.submit(decoders.decode, gif_bomb(), seconds=30)
@@ -296,14 +296,14 @@ def test_a_decoder_that_crashes_takes_nobody_along(decoders: DecodePool) -> None
 def test_an_unwritable_temporary_directory_harms_no_image(
     decoders: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing is written there."""
+    """Decoding writes no temporary file."""
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
 
     assert decoders.decode(PNG).size == (64, 48)
 
 
 def test_a_full_disk_harms_no_image(decoders: DecodePool) -> None:
-    """Nor does a refusal, whose cause is for the log, need any room."""
+    """Neither an image nor a refusal with its logged cause is written to the disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
@@ -319,7 +319,7 @@ def test_a_full_disk_harms_no_image(decoders: DecodePool) -> None:
 
 @pytest.mark.hostile("kills")
 def test_a_process_that_dies_idle_costs_no_image(decoders: DecodePool) -> None:
-    """The system may have killed it for its memory; the next image finds a new one."""
+    """The system may have killed it to free memory; the next image gets a new process."""
     before = decoder_ids()
     decoders.decode(PNG)
     for process in decoder_ids() - before:
@@ -332,7 +332,7 @@ def test_a_process_that_dies_idle_costs_no_image(decoders: DecodePool) -> None:
 def test_a_decoder_that_does_not_start_is_one_sentence(
     decoders: DecodePool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it said goes to the log only."""
+    """Its messages go to the log only."""
     monkeypatch.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
 
     with pytest.raises(DecodeError) as caught:
@@ -355,7 +355,7 @@ time.sleep(600)
 
 
 @pytest.mark.hostile("kills")
-def test_the_process_ends_with_us() -> None:
+def test_the_process_ends_with_its_parent() -> None:
     """Even a parent killed without warning leaves no decoder behind."""
     with subprocess.Popen(
         [sys.executable, "-c", DECODES_AND_WAITS], stdout=subprocess.PIPE

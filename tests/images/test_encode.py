@@ -1,4 +1,4 @@
-"""Encoded bytes and what they say of themselves."""
+"""Encoded files and the provenance in them."""
 
 import io
 import zlib
@@ -48,7 +48,7 @@ def opened(content: bytes) -> Image.Image:
 @pytest.mark.parametrize("output_format", OutputFormat)
 def test_the_bytes_match_the_declared_type(output_format: OutputFormat) -> None:
     """The content type is the one that the bytes themselves declare."""
-    decoded = opened(encode(image(), output_format, PROVENANCE))
+    decoded = opened(encode(image(), output_format, PROVENANCE, 95))
 
     assert Image.MIME[decoded.format or ""] == output_format.content_type
     assert decoded.size == (64, 48)
@@ -72,17 +72,17 @@ def test_png_is_lossless(kind: str, size: tuple[int, int], fast: FastPng | None)
 
 
 def test_the_fast_encoder_reads_no_more_than_there_is() -> None:
-    """It would take a grey image's bytes for RGB, and put what lies behind them into the file."""
+    """It would read a grey image's bytes as RGB, and write the memory beyond them to the file."""
     grey = image().convert("L")
 
-    png = encode(grey, OutputFormat.PNG, PROVENANCE)
+    png = encode(grey, OutputFormat.PNG, PROVENANCE, 95)
 
     assert opened(png).tobytes() == grey.convert("RGB").tobytes()
 
 
 @pytest.mark.parametrize("fast", WRITERS)
 def test_png_chunks_are_whole(fast: FastPng | None) -> None:
-    """The provenance stands behind the header, and every chunk's checksum is right."""
+    """The provenance follows the header, and every chunk's checksum is right."""
     png = encode_png(image(), xmp(PROVENANCE), fast)
     kinds, at = [], 8
     while at < len(png):
@@ -97,9 +97,19 @@ def test_png_chunks_are_whole(fast: FastPng | None) -> None:
     assert kinds[-1] == b"IEND"
 
 
+@pytest.mark.parametrize("output_format", [OutputFormat.JPEG, OutputFormat.WEBP])
+def test_a_lower_quality_makes_a_smaller_file(output_format: OutputFormat) -> None:
+    """The lossy formats obey it; a PNG is the same at any."""
+    sizes = [len(encode(image(), output_format, PROVENANCE, quality)) for quality in (95, 50, 1)]
+
+    assert sizes[0] > sizes[1] > sizes[2]
+    png = OutputFormat.PNG
+    assert encode(image(), png, PROVENANCE, 1) == encode(image(), png, PROVENANCE, 100)
+
+
 def test_jpeg_has_quality_95_and_full_chroma() -> None:
     """The quantisation tables are those of quality 95, the chroma is 4:4:4."""
-    decoded = opened(encode(image(), OutputFormat.JPEG, PROVENANCE))
+    decoded = opened(encode(image(), OutputFormat.JPEG, PROVENANCE, 95))
     plain = io.BytesIO()
     image().save(plain, "JPEG", quality=95)
 
@@ -109,8 +119,8 @@ def test_jpeg_has_quality_95_and_full_chroma() -> None:
 
 @pytest.mark.parametrize("output_format", OutputFormat)
 def test_provenance_is_in_the_file(output_format: OutputFormat) -> None:
-    """A reader of XMP finds IPTC's source type, the software and all that repeats the edit."""
-    decoded = opened(encode(image(), output_format, PROVENANCE))
+    """A reader of XMP finds IPTC's source type, the software and the edit's parameters."""
+    decoded = opened(encode(image(), output_format, PROVENANCE, 95))
     packet = decoded.info["XML:com.adobe.xmp" if output_format == "png" else "xmp"]
     description = next(
         ET.fromstring(packet).iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
@@ -126,6 +136,6 @@ def test_provenance_is_in_the_file(output_format: OutputFormat) -> None:
 @pytest.mark.parametrize("output_format", OutputFormat)
 def test_the_same_image_gives_the_same_bytes(output_format: OutputFormat) -> None:
     """No time stamp and no random id: the same edit gives the same file."""
-    first, second = (encode(image(), output_format, PROVENANCE) for _ in range(2))
+    first, second = (encode(image(), output_format, PROVENANCE, 95) for _ in range(2))
 
     assert first == second

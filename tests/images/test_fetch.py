@@ -1,7 +1,7 @@
-"""Fetching from a server and a name server that lie, stall and flood; and data URLs.
+"""Fetching from hostile web and name servers, and data URLs.
 
-The server is admitted by a test policy that knows only 127.0.0.1. Wherever an address is not
-admitted, the interpreter's own audit events prove that it was never dialled.
+A test policy allows the server's address, 127.0.0.1. For any other address, the interpreter's audit
+events prove that no connection was opened.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from kontext.images.fetch import FetchLimits, ImageFetcher
 from kontext.settings import Settings
 from tests.support.hostile_server import (
     Answer,
-    Dials,
+    ConnectionLog,
     HostileServer,
     Names,
     Row,
@@ -45,20 +45,20 @@ from tests.support.images import encoded, jpeg_with_scans, plain, png_claiming
 from tests.support.s3_server import self_signed
 
 PNG = encoded(plain(), "PNG")
-LIMITS = FetchLimits(seconds=10, most_bytes=50_000)
-HURRY = FetchLimits(seconds=0.3, most_bytes=50_000)
+LIMITS = FetchLimits(seconds=10, max_bytes=50_000)
+HURRY = FetchLimits(seconds=0.3, max_bytes=50_000)
 BOOK: dict[str, list[str] | list[list[str]]] = {"public.example": ["127.0.0.1"]}
 
 
 @pytest.fixture(scope="session")
-def audit() -> Dials:
-    """The one audit hook of this process."""
-    return Dials()
+def audit() -> ConnectionLog:
+    """The audit hook of this process, of which there can be only one."""
+    return ConnectionLog()
 
 
 @pytest.fixture
-def dials(audit: Dials) -> Dials:
-    """What this test connects to."""
+def connection_log(audit: ConnectionLog) -> ConnectionLog:
+    """The addresses that this test connects to."""
     audit.clear()
     return audit
 
@@ -70,8 +70,8 @@ async def server() -> AsyncIterator[HostileServer]:
         yield running
 
 
-def admitting(server: HostileServer, *networks: str) -> Policy:
-    """Return production's policy, which also admits those networks, and the server's port."""
+def allowing(server: HostileServer, *networks: str) -> Policy:
+    """Return production's policy with those networks and the server's port allowed too."""
     return replace(
         address_policy(Settings.load()),
         allowed_networks=tuple(ip_network(network) for network in networks),
@@ -82,8 +82,8 @@ def admitting(server: HostileServer, *networks: str) -> Policy:
 def source_of(
     server: HostileServer, limits: FetchLimits = LIMITS, names: Names | None = None
 ) -> ImageFetcher:
-    """Return a source that may dial 127.0.0.1 on the server's port, and no other address."""
-    return ImageFetcher(admitting(server, "127.0.0.1/32"), limits, names or Names(BOOK))
+    """Return a fetcher that may connect to 127.0.0.1 on the server's port, and nowhere else."""
+    return ImageFetcher(allowing(server, "127.0.0.1/32"), limits, names or Names(BOOK))
 
 
 async def refusal(source: ImageFetcher, url: str) -> str:
@@ -170,20 +170,20 @@ STATUSES = {
     for status in (201, 204, 206, 304, 401, 404, 429, 500, 503)
 }
 
-NO_PICTURE = "not a JPEG, PNG, WebP, AVIF or GIF image"
+NOT_AN_IMAGE = "not a JPEG, PNG, WebP, AVIF or GIF image"
 
 BODIES = {
-    "nothing": (b"", NO_PICTURE),
-    "HTML": (b"<!doctype html><p>Not found", NO_PICTURE),
+    "nothing": (b"", NOT_AN_IMAGE),
+    "HTML": (b"<!doctype html><p>Not found", NOT_AN_IMAGE),
     "SVG": (
         b'<svg xmlns="http://www.w3.org/2000/svg"/>',
-        NO_PICTURE,
+        NOT_AN_IMAGE,
     ),
-    "BMP": (encoded(plain(), "BMP"), NO_PICTURE),
-    "a gzip file": (gzip.compress(PNG), NO_PICTURE),
+    "BMP": (encoded(plain(), "BMP"), NOT_AN_IMAGE),
+    "a gzip file": (gzip.compress(PNG), NOT_AN_IMAGE),
     "HTML before a GIF": (
         b"<script>" + encoded(plain(), "GIF"),
-        NO_PICTURE,
+        NOT_AN_IMAGE,
     ),
     "half a PNG": (PNG[: len(PNG) // 2], "the file is damaged or truncated"),
     "half a JPEG": (encoded(plain(256, 256), "JPEG")[:-40], "the file is damaged or truncated"),
@@ -219,7 +219,7 @@ CASES = [
 async def test_a_hostile_answer_is_one_sentence(
     server: HostileServer, limits: FetchLimits, answer: Answer, reason: str
 ) -> None:
-    """Whatever the server does, the sentence names it and why, and the next image comes."""
+    """The sentence names the host and the reason, and the next image is fetched."""
     server.answers["/bad"] = answer
 
     sentence = await refusal(source_of(server, limits), server.url("/bad"))
@@ -235,7 +235,7 @@ async def test_a_hostile_answer_is_one_sentence(
 async def test_a_hostile_body_is_one_sentence(
     server: HostileServer, content: bytes, reason: str
 ) -> None:
-    """The declared type of a body is worth nothing; what it is, decides."""
+    """The content decides, not the declared type."""
     server.answers["/bad"] = body(content, content_type="image/png")
     source = source_of(server)
 
@@ -246,9 +246,9 @@ async def test_a_hostile_body_is_one_sentence(
 async def test_a_crash_of_the_decoder_is_one_sentence(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Images are decoded by a process of their own, whose end is not the worker's."""
+    """Images are decoded in a child process, so that the worker survives the crash."""
     decoders = DecodePool()
-    source = ImageFetcher(admitting(server, "127.0.0.1/32"), LIMITS, Names(BOOK), decoders.decode)
+    source = ImageFetcher(allowing(server, "127.0.0.1/32"), LIMITS, Names(BOOK), decoders.decode)
     with monkeypatch.context() as broken:
         broken.setenv("PYTHONHOME", "/nowhere")  # no interpreter starts with that
         assert await refusal(source, server.url("/good")) == "Invalid image: its decoder crashed"
@@ -258,10 +258,10 @@ async def test_a_crash_of_the_decoder_is_one_sentence(
 
 
 @pytest.mark.parametrize(("pixels", "expected"), [(None, (512, 256)), (128 * 64, (256, 128))])
-async def test_a_image_comes_no_larger_than_needed(
+async def test_an_image_is_decoded_no_larger_than_needed(
     server: HostileServer, pixels: int | None, expected: tuple[int, int]
 ) -> None:
-    """Who knows how many pixels it will be scaled to gets a JPEG that was decoded faster."""
+    """A JPEG is decoded at a reduced size, and faster, if the number of pixels needed is given."""
     server.answers["/large"] = body(encoded(plain(512, 256), "JPEG"))
 
     assert (await source_of(server).fetch(server.url("/large"), pixels)).size == expected
@@ -279,15 +279,15 @@ GOOD = {
 
 
 @pytest.mark.parametrize("answer", [pytest.param(answer, id=name) for name, answer in GOOD.items()])
-async def test_an_honest_answer_is_fetched(server: HostileServer, answer: Answer) -> None:
-    """The caps refuse nothing that an ordinary server sends."""
+async def test_an_ordinary_answer_is_fetched(server: HostileServer, answer: Answer) -> None:
+    """The limits refuse no response of an ordinary server."""
     server.answers["/odd"] = answer
 
     assert (await source_of(server).fetch(server.url("/odd"))).size == (64, 48)
 
 
 async def test_a_request_says_who_asks(server: HostileServer) -> None:
-    """An honest User-Agent, no compression asked for, no referrer, no cookie of another job."""
+    """The request names its User-Agent, asks for no compression, and has no referrer or cookie."""
     server.answers["/good"] = body(PNG, set_cookie="id=1; Path=/")
     source = source_of(server)
 
@@ -301,7 +301,7 @@ async def test_a_request_says_who_asks(server: HostileServer) -> None:
         assert fields["user-agent"].startswith("kontext/")
 
 
-async def test_the_default_caps_are_the_documented_ones(server: HostileServer) -> None:
+async def test_the_default_limits_are_the_documented_ones(server: HostileServer) -> None:
     """Fifteen seconds and 20 MB: a declared length of a byte more is refused at once."""
     server.answers["/bad"] = stalls(head(content_length=20_000_001))
     source = source_of(server, FetchLimits())
@@ -324,7 +324,7 @@ async def test_five_redirects_are_followed(server: HostileServer) -> None:
 @pytest.mark.hostile("fetches")
 @pytest.mark.parametrize("loop", [False, True], ids=["a chain", "a loop"])
 async def test_six_redirects_are_refused(server: HostileServer, loop: bool) -> None:
-    """The sixth may not, and is not even asked for."""
+    """The sixth is not even requested."""
     for hop in range(6):
         server.answers[f"/bad{hop}"] = redirect("/bad0" if loop else f"/bad{hop + 1}")
     server.answers["/bad6"] = body(PNG)
@@ -347,7 +347,7 @@ async def test_six_redirects_are_refused(server: HostileServer, loop: bool) -> N
     ],
 )
 async def test_the_body_of_a_redirect_is_not_read(server: HostileServer, answer: Answer) -> None:
-    """Only the caps of the last answer's body would not help against one before it."""
+    """Limits on the last response's body alone would not protect from one before it."""
     server.answers["/moved"] = answer
 
     assert (await source_of(server).fetch(server.url("/moved"))).size == (64, 48)
@@ -355,7 +355,7 @@ async def test_the_body_of_a_redirect_is_not_read(server: HostileServer, answer:
 
 @pytest.mark.hostile("fetches")
 async def test_the_deadline_is_for_all_redirects_together(server: HostileServer) -> None:
-    """Each hop in time, all of them too late."""
+    """Each redirect is answered in time, but all of them together take too long."""
     for hop in range(5):
         server.answers[f"/bad{hop}"] = after(0.15, redirect(f"/bad{hop + 1}"))
     server.answers["/bad5"] = body(PNG)
@@ -394,16 +394,16 @@ REDIRECTS = {
     ("location", "reason"), [pytest.param(*case, id=name) for name, case in REDIRECTS.items()]
 )
 async def test_a_redirect_is_checked_like_any_url(
-    server: HostileServer, dials: Dials, location: str, reason: str
+    server: HostileServer, connection_log: ConnectionLog, location: str, reason: str
 ) -> None:
-    """It is refused undialled, and its sentence names the host that was asked, no other."""
+    """It is refused without a connection, and the sentence names only the requested host."""
     server.answers["/bad"] = redirect(location)
     source = source_of(server, names=Names(BOOK | {"intranet.example": ["10.0.0.7"]}))
 
     sentence = await refusal(source, server.url("/bad"))
 
     assert sentence.startswith(f"Invalid image URL: public.example {reason}")
-    assert set(dials.addresses) == {("127.0.0.1", server.port)}
+    assert set(connection_log.addresses) == {("127.0.0.1", server.port)}
     assert not re.search(r"intranet|unknown|169\.254|passwd", sentence)
 
 
@@ -455,19 +455,19 @@ PRIVATE = {
 @pytest.mark.parametrize(
     "address", [pytest.param(address, id=name) for name, address in PRIVATE.items()]
 )
-async def test_a_private_address_is_never_dialled(
-    server: HostileServer, dials: Dials, address: str, named: bool
+async def test_a_private_address_is_never_connected_to(
+    server: HostileServer, connection_log: ConnectionLog, address: str, named: bool
 ) -> None:
-    """Neither written into a URL nor behind a public name, though a server listens there."""
+    """The worker does not connect to it by address or by a public name, though a server listens."""
     literal = f"[{address}]" if ip_address(address).version == 6 else address
-    source = ImageFetcher(admitting(server), LIMITS, Names({"rebound.example": [address]}))
+    source = ImageFetcher(allowing(server), LIMITS, Names({"rebound.example": [address]}))
 
     url = server.url("/good", "rebound.example" if named else literal)
     sentence = await refusal(source, url)
 
     host = "rebound.example" if named else str(address)
     assert sentence == f"Invalid image URL: {host} is not a public address"
-    assert dials.addresses == []
+    assert connection_log.addresses == []
     assert server.connections == 0
 
 
@@ -507,15 +507,15 @@ DISGUISED = {
 
 @pytest.mark.hostile("fetches")
 @pytest.mark.parametrize("host", [pytest.param(host, id=name) for name, host in DISGUISED.items()])
-async def test_a_disguised_host_is_never_dialled(
-    server: HostileServer, dials: Dials, host: str
+async def test_a_disguised_host_is_never_connected_to(
+    server: HostileServer, connection_log: ConnectionLog, host: str
 ) -> None:
-    """No spelling of a host gets past the check of the address that it means."""
+    """However a host is spelled, the address that it means is checked."""
     local = Names({"localhost": ["127.0.0.1"], "x.localhost": ["127.0.0.1"]})
 
-    await refusal(ImageFetcher(admitting(server), LIMITS, local), server.url("/good", host))
+    await refusal(ImageFetcher(allowing(server), LIMITS, local), server.url("/good", host))
 
-    assert dials.addresses == []
+    assert connection_log.addresses == []
     assert server.connections == 0
 
 
@@ -550,45 +550,47 @@ async def test_a_disguised_host_is_never_dialled(
     ],
     ids=lambda url: url[:40] or "nothing",
 )
-async def test_a_url_of_another_kind_is_never_looked_up(dials: Dials, url: str) -> None:
-    """Scheme, port, credentials and length are refused before a name server hears of it."""
+async def test_a_url_of_another_kind_is_never_looked_up(
+    connection_log: ConnectionLog, url: str
+) -> None:
+    """Scheme, port, credentials and length are refused before the name is resolved."""
     names = Names(BOOK)
 
     await refusal(ImageFetcher(address_policy(Settings.load()), LIMITS, names), url)
 
     assert names.lookups == []
-    assert dials.addresses == []
+    assert connection_log.addresses == []
 
 
 @pytest.mark.hostile("fetches")
 async def test_one_private_answer_among_public_ones_refuses_the_name(
-    server: HostileServer, dials: Dials
+    server: HostileServer, connection_log: ConnectionLog
 ) -> None:
-    """A name that points both ways is a rebinding attempt; none of its addresses is dialled."""
+    """A name with public and private addresses is an attack; no connection is opened."""
     names = Names({"mixed.example": ["127.0.0.1", "10.0.0.1"]})
 
     sentence = await refusal(source_of(server, names=names), server.url("/good", "mixed.example"))
 
     assert sentence == "Invalid image URL: mixed.example is not a public address"
-    assert dials.addresses == []
+    assert connection_log.addresses == []
 
 
 @pytest.mark.hostile("fetches")
-async def test_an_address_is_pinned(server: HostileServer, dials: Dials) -> None:
-    """One lookup, and the address that was checked is the one that is dialled."""
+async def test_an_address_is_pinned(server: HostileServer, connection_log: ConnectionLog) -> None:
+    """The name is resolved once, and the connection goes to the address that was checked."""
     names = Names({"rebinding.example": [["127.0.0.1"], ["10.0.0.1"]]})
 
     await source_of(server, names=names).fetch(server.url("/good", "rebinding.example"))
 
     assert names.lookups == ["rebinding.example"]
-    assert dials.addresses == [("127.0.0.1", server.port)]
+    assert connection_log.addresses == [("127.0.0.1", server.port)]
 
 
 @pytest.mark.hostile("fetches")
 async def test_a_name_rebound_between_redirects_is_refused(
-    server: HostileServer, dials: Dials
+    server: HostileServer, connection_log: ConnectionLog
 ) -> None:
-    """Every new connection is checked anew."""
+    """Every new connection is checked again."""
     server.answers["/bad"] = redirect("/good")
     names = Names({"rebinding.example": [["127.0.0.1"], ["10.0.0.1"]]})
 
@@ -596,12 +598,12 @@ async def test_a_name_rebound_between_redirects_is_refused(
     sentence = await refusal(source_of(server, names=names), url)
 
     assert sentence.startswith("Invalid image URL: rebinding.example redirects to a URL that")
-    assert dials.addresses == [("127.0.0.1", server.port)]
+    assert connection_log.addresses == [("127.0.0.1", server.port)]
 
 
 @pytest.mark.hostile("fetches")
 async def test_a_caller_cannot_tell_which_private_names_exist(server: HostileServer) -> None:
-    """An unknown name and a private one read the same."""
+    """The sentence for an unknown name is the same as for a private one."""
     names = Names({"exists.example": ["10.0.0.1"]})
     source = source_of(server, names=names)
 
@@ -613,14 +615,14 @@ async def test_a_caller_cannot_tell_which_private_names_exist(server: HostileSer
 
 @pytest.mark.hostile("fetches")
 async def test_a_hung_lookup_keeps_the_deadline(server: HostileServer) -> None:
-    """`getaddrinfo` cannot be stopped, but nobody waits for it."""
+    """`getaddrinfo` cannot be stopped, but the job does not wait for it."""
     release = threading.Event()
 
     def hung(*_: object) -> Iterable[Row]:
         release.wait(30)
         return []
 
-    source = ImageFetcher(admitting(server, "127.0.0.1/32"), HURRY, hung)
+    source = ImageFetcher(allowing(server, "127.0.0.1/32"), HURRY, hung)
     sentence = await refusal(source, server.url("/good"))
     release.set()
 
@@ -636,12 +638,12 @@ async def test_a_hung_lookup_keeps_the_deadline(server: HostileServer) -> None:
     ids=["no answer", "an unusable name", "no resolver"],
 )
 async def test_a_failed_lookup_is_one_sentence(server: HostileServer, failure: Exception) -> None:
-    """Whatever the resolver raises stays inside."""
+    """Whatever the resolver raises, the caller reads one sentence."""
 
     def failing(*_: object) -> Iterable[Row]:
         raise failure
 
-    source = ImageFetcher(admitting(server), LIMITS, failing)
+    source = ImageFetcher(allowing(server), LIMITS, failing)
 
     assert await refusal(source, server.url("/")) == (
         "Invalid image URL: public.example is not a public address"
@@ -650,7 +652,7 @@ async def test_a_failed_lookup_is_one_sentence(server: HostileServer, failure: E
 
 @pytest.fixture
 def black_hole(server: HostileServer) -> Iterator[str]:
-    """An address where the server's port lets nobody in: connections neither succeed nor fail."""
+    """An address at which connections to the server's port neither succeed nor fail."""
     address = ("127.0.0.9", server.port)
     sockets = [socket.socket() for _ in range(5)]
     try:
@@ -674,9 +676,9 @@ on_linux = pytest.mark.skipif(
 async def test_a_dead_address_does_not_hide_a_live_one(
     server: HostileServer, black_hole: str
 ) -> None:
-    """A name's next address is tried while there is time for it."""
+    """A host's next address is tried while there is time."""
     names = Names({"half.example": [black_hole, "127.0.0.1"]})
-    source = ImageFetcher(admitting(server, "127.0.0.0/8"), FetchLimits(seconds=8), names)
+    source = ImageFetcher(allowing(server, "127.0.0.0/8"), FetchLimits(seconds=8), names)
 
     assert (await source.fetch(server.url("/good", "half.example"))).size == (64, 48)
 
@@ -684,9 +686,9 @@ async def test_a_dead_address_does_not_hide_a_live_one(
 @pytest.mark.hostile("fetches")
 @on_linux
 async def test_a_dead_host_is_one_sentence(server: HostileServer, black_hole: str) -> None:
-    """An admitted address that does not answer: the sentence tells of no address or port."""
+    """An allowed address does not answer; the sentence names no address or port."""
     names = Names({"down.example": [black_hole]})
-    source = ImageFetcher(admitting(server, "127.0.0.0/8"), FetchLimits(seconds=1), names)
+    source = ImageFetcher(allowing(server, "127.0.0.0/8"), FetchLimits(seconds=1), names)
 
     assert await refusal(source, server.url("/", "down.example")) == (
         "Invalid image URL: down.example could not be reached"
@@ -694,7 +696,7 @@ async def test_a_dead_host_is_one_sentence(server: HostileServer, black_hole: st
 
 
 async def test_a_closed_port_is_one_sentence(server: HostileServer) -> None:
-    """A server that is down reads the same."""
+    """The sentence is the same for a server that is down."""
     with closing(socket.create_server(("127.0.0.1", 0))) as listener:
         port = listener.getsockname()[1]
     policy = Policy(allowed_networks=(ip_network("127.0.0.1/32"),), allowed_ports=frozenset({port}))
@@ -707,7 +709,7 @@ async def test_a_closed_port_is_one_sentence(server: HostileServer) -> None:
 async def test_a_proxy_in_the_environment_is_ignored(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy would resolve names itself, where no policy reaches."""
+    """A proxy would resolve names itself, without the policy."""
     async with HostileServer({}) as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
@@ -716,10 +718,10 @@ async def test_a_proxy_in_the_environment_is_ignored(
         assert proxy.connections == 0
 
 
-async def test_a_setting_admits_a_development_network(
+async def test_a_setting_allows_a_development_network(
     server: HostileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It opens the named network and ports, and metadata stays closed."""
+    """The named network and ports are allowed, and the metadata address stays denied."""
     monkeypatch.setenv("FETCH_ALLOWED_NETWORKS", "127.0.0.0/8")
     monkeypatch.setenv("FETCH_ALLOWED_PORTS", f"80,{server.port}")
     source = ImageFetcher(address_policy(Settings.load()), LIMITS)
@@ -734,7 +736,7 @@ async def test_a_setting_admits_a_development_network(
 
 @pytest.fixture
 async def tls_server(tmp_path: Path) -> AsyncIterator[HostileServer]:
-    """A server whose certificate nobody has signed."""
+    """A server with a self-signed certificate."""
     certificate = self_signed(tmp_path)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate.chain, certificate.private_key)
@@ -744,7 +746,7 @@ async def tls_server(tmp_path: Path) -> AsyncIterator[HostileServer]:
 
 @pytest.mark.hostile("fetches")
 async def test_an_untrusted_certificate_is_refused(tls_server: HostileServer) -> None:
-    """A stranger's certificate ends the connection before a request is sent."""
+    """An untrusted certificate ends the connection before a request is sent."""
     url = tls_server.url("/good", scheme="https")
 
     assert await refusal(source_of(tls_server), url) == (
@@ -755,7 +757,7 @@ async def test_an_untrusted_certificate_is_refused(tls_server: HostileServer) ->
 
 @pytest.mark.hostile("fetches")
 async def test_https_to_a_server_that_speaks_http_is_refused(server: HostileServer) -> None:
-    """An answer that is no TLS is one sentence."""
+    """If the server does not speak TLS, the caller reads one sentence."""
     url = server.url("/good", scheme="https")
 
     assert "public.example" in await refusal(source_of(server, HURRY), url)
@@ -780,10 +782,10 @@ INLINE = {
 
 
 @pytest.mark.parametrize("url", [pytest.param(url, id=name) for name, url in INLINE.items()])
-async def test_a_data_url_is_decoded(url: str, dials: Dials) -> None:
-    """Every spelling that a browser takes, without a connection."""
+async def test_a_data_url_is_decoded(url: str, connection_log: ConnectionLog) -> None:
+    """Every spelling that a browser accepts is decoded, without a connection."""
     assert (await ImageFetcher(Policy(), LIMITS).fetch(url)).size == (64, 48)
-    assert dials.addresses == []
+    assert connection_log.addresses == []
 
 
 MALFORMED = "Invalid image data URL: its encoding is malformed"
@@ -792,8 +794,8 @@ TOO_MUCH = "Invalid image data URL: it holds more than 0.05 MB"
 BAD_INLINE = {
     "no comma": ("data:image/png;base64", "Invalid image data URL: it has no comma"),
     "nothing": ("data:", "Invalid image data URL: it has no comma"),
-    "empty": ("data:,", f"Invalid image: {NO_PICTURE}"),
-    "empty base64": ("data:image/png;base64,", f"Invalid image: {NO_PICTURE}"),
+    "empty": ("data:,", f"Invalid image: {NOT_AN_IMAGE}"),
+    "empty base64": ("data:image/png;base64,", f"Invalid image: {NOT_AN_IMAGE}"),
     "other letters": (f"data:;base64,{ENCODED[:80]}!", MALFORMED),
     "URL-safe letters": ("data:;base64,-_-_", MALFORMED),
     "padding in the middle": ("data:;base64,QUJD=QUJD", MALFORMED),
@@ -801,7 +803,7 @@ BAD_INLINE = {
     "no ASCII": ("data:;base64,é", MALFORMED),
     "a lone surrogate": ("data:,\ud800", MALFORMED),
     "a lone surrogate in base64": ("data:;base64,\ud800", MALFORMED),
-    "HTML": ("data:text/html,<script>alert(1)</script>", f"Invalid image: {NO_PICTURE}"),
+    "HTML": ("data:text/html,<script>alert(1)</script>", f"Invalid image: {NOT_AN_IMAGE}"),
     "half an image": (
         f"data:;base64,{base64.b64encode(PNG[:90]).decode()}",
         "Invalid image: the file is damaged or truncated",
@@ -817,5 +819,5 @@ BAD_INLINE = {
     ("url", "sentence"), [pytest.param(*case, id=name) for name, case in BAD_INLINE.items()]
 )
 async def test_a_bad_data_url_is_one_sentence(url: str, sentence: str) -> None:
-    """It names what is wrong and repeats none of the data."""
+    """The sentence says what is wrong and repeats none of the data."""
     assert await refusal(ImageFetcher(Policy(), LIMITS), url) == sentence

@@ -1,4 +1,4 @@
-"""The reference image: on its target's grid, or of its own aspect; nothing lost."""
+"""The reference has its target's size, or its own aspect, and shows the whole image."""
 
 import numpy as np
 import pytest
@@ -73,7 +73,7 @@ def test_match_input_aligns_reference_and_result(short: int, aspect: float, upri
     ],
 )
 def test_a_size_of_nearly_the_images_aspect_shares_its_grid(source: Size, target: Size) -> None:
-    """Off the grid the surplus lies outside of the result, which is cropped there."""
+    """For a size off the grid, the padding is outside of the result, which is cropped there."""
     image = gradient(source.width, source.height)
 
     assert_whole_within(reference.fit(image, target), image, target)
@@ -82,7 +82,7 @@ def test_a_size_of_nearly_the_images_aspect_shares_its_grid(source: Size, target
 @pytest.mark.parametrize("source", [Size(4000, 3000), Size(300, 900), Size(64, 64)], ids=str)
 @pytest.mark.parametrize("target", [Size(1024, 1024), Size(512, 768), Size(257, 2111)], ids=str)
 def test_other_aspects_get_the_targets_area(source: Size, target: Size) -> None:
-    """The reference keeps its aspect and has the target's pixels, up to the grid's surplus."""
+    """The reference keeps its aspect and has the target's area, apart from padding to the grid."""
     fitted = Size(*reference.fit(gradient(source.width, source.height), target).size)
 
     exact = source.scaled_to_area(target.area)
@@ -91,7 +91,7 @@ def test_other_aspects_get_the_targets_area(source: Size, target: Size) -> None:
 
 
 def test_a_image_of_another_aspect_is_not_stretched() -> None:
-    """Inside the surplus both axes have the same scale; the surplus repeats the edge."""
+    """Without the padding both axes have the same scale; the padding repeats the edge."""
     fitted = np.asarray(reference.fit(gradient(1000, 500), Size(700, 700)), dtype=int)
     scaled = Size(1000, 500).scaled_to_area(700 * 700)
     image = fitted[: scaled.height, : scaled.width]
@@ -104,14 +104,14 @@ def test_a_image_of_another_aspect_is_not_stretched() -> None:
 
 
 def test_a_very_long_image_stays_within_the_exact_positions() -> None:
-    """Even the longest accepted image has sides that the grid and bfloat16 can number."""
+    """Even of the longest accepted image, bfloat16 represents every position exactly."""
     fitted = reference.fit(gradient(16, 10_000), Size(1024, 1024))
 
     assert fitted.size == (GRID, 4096)
 
 
 def test_scaling_far_down_is_as_good_as_lanczos_alone() -> None:
-    """The shortcut for large images moves no photograph by one level in the mean."""
+    """The fast path for large images changes photographs by less than one level in the mean."""
     cells = np.random.default_rng(0).integers(0, 255, (150, 200, 3), dtype=np.uint8)
     image = Image.fromarray(cells).resize((2048, 1536), Image.Resampling.BICUBIC)
     fitted = np.asarray(reference.fit(image, Size(512, 384)), dtype=int)
@@ -122,7 +122,7 @@ def test_scaling_far_down_is_as_good_as_lanczos_alone() -> None:
 
 
 def test_a_image_that_fits_is_left_alone() -> None:
-    """Nothing is resampled when the sizes agree already."""
+    """An image that has the target's size is not resampled."""
     image = gradient(512, 384)
 
     assert reference.fit(image, Size(512, 384)).tobytes() == image.tobytes()

@@ -1,4 +1,4 @@
-"""Quantised, compiled, with steps predicted: what each changes, and what it must not."""
+"""Quantisation, compilation and predicted steps: what they change, and what they must not."""
 
 import copy
 import math
@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import flux_model
 import pytest
@@ -23,20 +22,17 @@ from kontext.errors import Cancelled
 from kontext.inference import acceleration, model
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
-from kontext.inference.mode import EXACT, Plan, Precision
-from kontext.inference.model import Model
+from kontext.inference.plan import EXACT, Plan, Precision
 from kontext.inference.warm_up import warm_up
 from kontext.inference.weights import Weights
-from tests.support.edits import edit_of
+from tests.support.editors import FAST, TURBO, editor_for, lora, pipeline_of
+from tests.support.edits import an_edit, done
 
 HAS_FLOAT8 = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
 needs_float8 = pytest.mark.skipif(not HAS_FLOAT8, reason="no card that computes float8")
 DEVICE = "cuda" if HAS_FLOAT8 else "cpu"
 
-SMALL = Size(256, 256)
-FAST = Plan("fast", transformer="int8", text_encoder="int8 weights")
 SMALL_FAST = replace(FAST, transformer="int8 weights", modulation="int8 weights", streamed=True)
-TURBO = replace(FAST, mode="turbo", step_cache=True)
 
 each_mode = pytest.mark.parametrize(
     "plan",
@@ -49,29 +45,8 @@ each_mode = pytest.mark.parametrize(
 )
 
 
-def editor_for(plan: Plan) -> Editor:
-    """Return an editor of the tiny pipeline, in bfloat16, as `plan` has it."""
-    pipeline = flux_model.pipeline().to(torch.bfloat16)
-    acceleration.prepare(pipeline, plan)
-    pipeline.set_progress_bar_config(disable=True)
-    return Editor(Model(pipeline, "tiny", "none", plan), true_cfg_scale=2.5)
-
-
-def pipeline_of(editor: Editor) -> Any:
-    return editor._pipeline
-
-
-def an_edit(size: Size = SMALL, **other: Any) -> Edit:
-    reference = Image.radial_gradient("L").convert("RGB")
-    return edit_of(size, **{"reference": reference, "num_inference_steps": 10, **other})
-
-
-def done(editor: Editor, edit: Edit) -> bytes:
-    return editor.edit(edit, lambda _: None).tobytes()
-
-
 def quantised(module: torch.nn.Module) -> set[str]:
-    """Return the names of the layers that are."""
+    """Return the names of the quantised layers."""
     return {
         name
         for name, layer in module.named_modules()
@@ -84,7 +59,7 @@ def quantised(module: torch.nn.Module) -> set[str]:
 
 @each_mode
 def test_two_runs_of_one_mode_give_the_same_bytes(plan: Plan) -> None:
-    """Also with guidance, and with another edit between them."""
+    """Also with true classifier-free guidance, and with another edit in between."""
     editor, guided = editor_for(plan), an_edit(negative_prompt="a cat")
     first = [done(editor, an_edit()), done(editor, guided)]
 
@@ -94,7 +69,7 @@ def test_two_runs_of_one_mode_give_the_same_bytes(plan: Plan) -> None:
 
 @each_mode
 def test_the_noise_of_a_seed_is_the_same_in_every_mode(plan: Plan) -> None:
-    """What enters the first step is the CPU generator's, rounded to bfloat16."""
+    """The first step reads the noise of the CPU's generator, rounded to bfloat16."""
     editor, entered = editor_for(plan), []
     embedder = pipeline_of(editor).transformer.x_embedder
     embedder.register_forward_pre_hook(lambda _, inputs: entered.append(inputs[0]))
@@ -108,7 +83,7 @@ def test_the_noise_of_a_seed_is_the_same_in_every_mode(plan: Plan) -> None:
 @each_mode
 @pytest.mark.parametrize("last", [2, 5])
 def test_a_cancelled_or_failed_job_leaves_no_trace(plan: Plan, last: int) -> None:
-    """It ends with the step in which it is stopped; the next image is that of a clean run."""
+    """It ends after the step that stops it, and the next image is that of a new pipeline."""
     editor, seen = editor_for(plan), []
     clean = [done(editor, an_edit()), done(editor, an_edit(negative_prompt="a cat"))]
 
@@ -128,7 +103,7 @@ def test_a_cancelled_or_failed_job_leaves_no_trace(plan: Plan, last: int) -> Non
 
 @each_mode
 def test_a_lora_has_its_effect_in_every_mode(plan: Plan, tmp_path: Path) -> None:
-    """Also on one part of a joint product; unloaded, the image is what it was."""
+    """Also on one part of a joint product; after unloading, the image is the former one."""
     editor = editor_for(plan)
     before = done(editor, an_edit())
 
@@ -147,16 +122,6 @@ def write_lora(pipeline: FluxKontextPipeline, layer: str, path: Path) -> None:
     save_file({f"transformer.{name}": weight for name, weight in weights.items()}, path)
 
 
-def lora(transformer: FluxTransformer2DModel, layer: str) -> dict[str, torch.Tensor]:
-    """Return the weights of a LoRA on one linear, under PEFT's names."""
-    linear = transformer.get_submodule(layer)
-    generator = torch.Generator().manual_seed(0)
-    return {
-        f"{layer}.lora_A.weight": torch.randn(4, linear.in_features, generator=generator),
-        f"{layer}.lora_B.weight": torch.randn(linear.out_features, 4, generator=generator),
-    }
-
-
 # --- Compiled
 
 
@@ -169,7 +134,7 @@ def lora(transformer: FluxTransformer2DModel, layer: str) -> dict[str, torch.Ten
     ],
 )
 def test_after_the_warm_up_nothing_is_compiled_again(plan: Plan) -> None:
-    """Whatever size, reference, prompt and negative prompt; `eager` traces as every backend."""
+    """For any size, reference, prompt and negative prompt; `eager` traces as other backends do."""
     editor = editor_for(plan)
     acceleration.compile(pipeline_of(editor), backend="eager")
     warm_up(editor)
@@ -180,15 +145,13 @@ def test_after_the_warm_up_nothing_is_compiled_again(plan: Plan) -> None:
             for edit in varied_edits():
                 done(editor, edit)
 
-    with ThreadPoolExecutor(
-        1
-    ) as executor:  # as the worker's, which is not the thread that warmed up
-        executor.submit(serve).result()
+    with ThreadPoolExecutor(1) as another_thread:
+        another_thread.submit(serve).result()
     assert counters["stats"]["unique_graphs"] == graphs > 0
 
 
 def varied_edits() -> Iterator[Edit]:
-    """Yield 32 edits of as many sizes, references as large or not, prompts and guidance."""
+    """Yield 32 edits of different sizes, references, prompts and negative prompts."""
     for index in range(32):
         width, height = 256 + 16 * (index * 5 % 13), 256 + 16 * (index * 7 % 11)
         other = (256 + 16 * (index % 5), 256 + 16 * (index % 3))
@@ -203,7 +166,7 @@ def varied_edits() -> Iterator[Edit]:
 
 @pytest.mark.usefixtures("fresh_compiler")
 def test_a_lora_has_its_effect_on_compiled_blocks(tmp_path: Path) -> None:
-    """They are traced anew with it, and without it again."""
+    """They are traced again with it, and once more without it."""
     editor = editor_for(FAST)
     acceleration.compile(pipeline_of(editor), backend="eager")
     before = done(editor, an_edit())
@@ -219,7 +182,7 @@ def test_a_lora_has_its_effect_on_compiled_blocks(tmp_path: Path) -> None:
 
 
 def test_only_the_blocks_and_t5_are_quantised() -> None:
-    """Embedders and the last projection meet every token; adaLN stays where memory allows."""
+    """An error in embedders or the last projection reaches every token; adaLN is quantised last."""
     fast, small = (pipeline_of(editor_for(plan)) for plan in (FAST, SMALL_FAST))
     linears = {
         name
@@ -243,7 +206,7 @@ def test_only_the_blocks_and_t5_are_quantised() -> None:
 def test_weights_from_disk_make_the_image_of_weights_quantised_in_place(
     plan: Plan, tmp_path: Path
 ) -> None:
-    """However they get to the device, layer by layer or whole."""
+    """Whether they are moved to the device layer by layer or whole."""
     expected = editor_for(plan)
     flux_model.pipeline().to(torch.bfloat16).save_pretrained(tmp_path)
     loaded = model.load("tiny", Weights(tmp_path, "none"), plan, device="cpu")
@@ -256,14 +219,14 @@ def test_weights_from_disk_make_the_image_of_weights_quantised_in_place(
 
 @pytest.mark.parametrize("precision", ["int8 weights", "int8", "float8 weights"])
 def test_a_quantised_weight_is_a_byte_and_close(precision: Precision) -> None:
-    """No further than half a step: of 127 a row for integers, of 8 an octave for float8."""
+    """It is off by half a step at most, of 127 a row for integers and of 8 an octave for float8."""
     plan = Plan(transformer=precision)
     before, after = (
         pipeline_of(editor_for(each)).transformer.transformer_blocks[0].ff.net[2].weight
         for each in (EXACT, plan)
     )
     largest = before.abs().amax(1, keepdim=True).float()
-    # And the scale itself is rounded, to bfloat16.
+    # The scale is rounded to bfloat16 too.
     allowed = (
         before.abs().float() / 16 + largest / 2**9
         if precision == "float8 weights"
@@ -281,14 +244,14 @@ PER_LAYER: dict[Precision, float] = {
     "float8 weights": 2**-4 / math.sqrt(3),
     "float8": math.sqrt(2) * 2**-4 / math.sqrt(3),
 }
-"""Root mean square, relative, of what one linear layer adds: bfloat16 rounds to 8 bits about ten
-times on the way to the next; of evenly spread weights 127 steps reach the largest, which is
-sqrt(3) times the mean; of normal activations the largest is 4 times the mean; float8 has 3 bits
-behind the point, so an error of at most 2**-4."""
+"""The relative error, root mean square, that one linear layer adds. bfloat16 rounds to 8 bits about
+ten times before the next layer. Weights are evenly distributed: 127 steps reach the largest, which
+is sqrt(3) times the mean. Activations are normal: the largest is 4 times the mean. float8 has 3
+bits after the point, so an error of at most 2**-4."""
 
 LAYERS = 6 * 4
-"""In a row, in six blocks: value, output, and two of the network. Independent errors add as the
-root of their number."""
+"""The consecutive layers of six blocks: value, output, and two of the network. Independent errors
+grow with the square root of their number."""
 
 
 def a_step(transformer: FluxTransformer2DModel) -> torch.Tensor:
@@ -316,7 +279,7 @@ def a_step(transformer: FluxTransformer2DModel) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def transformer() -> FluxTransformer2DModel:
-    """Six blocks, wide enough for statistics, whose gates are open: each block counts."""
+    """Six blocks, wide enough for statistics, with open gates so that each has an effect."""
     torch.manual_seed(0)
     built = FluxTransformer2DModel(
         in_channels=64,
@@ -359,14 +322,14 @@ def error_of(precision: Precision, transformer: FluxTransformer2DModel) -> float
 def test_the_error_of_a_step_is_that_of_its_layers(
     precision: Precision, transformer: FluxTransformer2DModel
 ) -> None:
-    """Each adds its own, and bfloat16's; nothing amplifies them."""
+    """Each layer adds its own error and that of bfloat16, and none is amplified."""
     per_layer = math.hypot(PER_LAYER["bfloat16"], PER_LAYER[precision])
 
     assert 0 < error_of(precision, transformer) < per_layer * math.sqrt(LAYERS)
 
 
 def test_fewer_bits_cost_more(transformer: FluxTransformer2DModel) -> None:
-    """Bfloat16, then integers for weights, for activations too, then float8's three bits."""
+    """The error grows from bfloat16 to int8 weights, int8 activations and float8's three bits."""
     order: list[Precision] = ["bfloat16", "int8 weights", "int8", "float8 weights"]
     errors = [error_of(precision, transformer) for precision in order]
 
@@ -376,5 +339,5 @@ def test_fewer_bits_cost_more(transformer: FluxTransformer2DModel) -> None:
 
 @pytest.mark.parametrize("tiled", [True, False], ids=["little-memory", "enough"])
 def test_large_images_are_tiled_as_planned(tiled: bool) -> None:
-    """And only then: where tiles meet they are blended."""
+    """And only then, because tiles are blended where they meet."""
     assert pipeline_of(editor_for(replace(EXACT, tiled=tiled))).vae.use_tiling is tiled

@@ -1,4 +1,4 @@
-"""The edit, on the real pipeline class with tiny random weights."""
+"""The editor, with the real pipeline class and tiny random weights."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,16 +16,17 @@ from PIL import Image
 from kontext.contract.size import Size
 from kontext.errors import Cancelled, GpuFault, OutOfMemory
 from kontext.images import reference
+from kontext.inference.autoencoder import postprocess_in_float32
 from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 from kontext.inference.model import Model
-from tests.support.edits import edit_of
+from tests.support.edits import SMALL, done, edit_of, noise_image
 
 TRUE_CFG_SCALE = 2.5
 
 
 class Calls(list[dict[str, Any]]):
-    """What the transformer was called with."""
+    """The arguments of the transformer's calls."""
 
     def grids(self) -> tuple[list[int], list[int]]:
         """Return the token grids, height and width, of the output and of the reference."""
@@ -50,15 +51,16 @@ def editor(tiny: Model) -> Editor:
 
 @pytest.fixture(scope="module")
 def bfloat16() -> Model:
-    """The tiny pipeline as a GPU runs it."""
+    """The tiny pipeline in bfloat16, as on a GPU."""
     loaded = Model(flux_model.pipeline().to(torch.bfloat16), "random", "none")
+    postprocess_in_float32(loaded.pipeline)
     loaded.pipeline.set_progress_bar_config(disable=True)
     return loaded
 
 
 @contextmanager
 def recorded(model: Model) -> Iterator[Calls]:
-    """Record every call of the transformer within."""
+    """Record the calls of the transformer within."""
     calls = Calls()
 
     def record(_module: object, _positional: object, named: dict[str, Any]) -> None:
@@ -76,27 +78,13 @@ def calls(tiny: Model) -> Iterator[Calls]:
         yield calls
 
 
-def image(width: int = 256, height: int = 256) -> Image.Image:
-    """Return an image with something to see."""
-    noise = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(noise)
-
-
-SMALL = Size(256, 256)
-
-
 def an_edit(size: Size = SMALL, source: Image.Image | None = None, **other: Any) -> Edit:
-    """Return a small edit."""
-    fitted = reference.fit(source or image(), size)
+    """Return a small edit of two steps."""
+    fitted = reference.fit(source or noise_image(), size)
     return edit_of(size, **{"reference": fitted, "num_inference_steps": 2, **other})
 
 
-def done(editor: Editor, edit: Edit) -> bytes:
-    """Run the edit and return its pixels."""
-    return editor.edit(edit, lambda _: None).tobytes()
-
-
-side = st.integers(min_value=256, max_value=900)
+side = st.integers(min_value=256, max_value=512)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -110,7 +98,7 @@ side = st.integers(min_value=256, max_value=900)
 def test_the_result_has_exactly_the_pixels_asked_for(
     editor: Editor, width: int, height: int
 ) -> None:
-    """Every size, on the 16-pixel grid or off it, is delivered as it was asked for."""
+    """For every size, on the 16-pixel grid or off it."""
     edit = an_edit(Size(width, height), num_inference_steps=1)
 
     assert editor.edit(edit, lambda _: None).size == (width, height)
@@ -118,8 +106,8 @@ def test_the_result_has_exactly_the_pixels_asked_for(
 
 @pytest.mark.parametrize("size", [Size(512, 512), Size(368, 285), Size(1024, 576)], ids=str)
 def test_equal_aspects_share_the_token_grid(editor: Editor, calls: Calls, size: Size) -> None:
-    """The transformer sees output and reference on one grid, so nothing is cropped or zoomed."""
-    done(editor, an_edit(size, image(size.width * 2, size.height * 2), num_inference_steps=1))
+    """Output and reference have the same grid, so nothing is cropped or zoomed."""
+    done(editor, an_edit(size, noise_image(size.width * 2, size.height * 2), num_inference_steps=1))
 
     output, reference_grid = calls.grids()
     assert output == reference_grid == [size.grid.height // 16, size.grid.width // 16]
@@ -127,7 +115,7 @@ def test_equal_aspects_share_the_token_grid(editor: Editor, calls: Calls, size: 
 
 def test_other_aspects_keep_the_reference_whole(editor: Editor, calls: Calls) -> None:
     """A wide reference stays wide beside a square output of the same area."""
-    done(editor, an_edit(Size(512, 512), image(800, 400), num_inference_steps=1))
+    done(editor, an_edit(Size(512, 512), noise_image(800, 400), num_inference_steps=1))
 
     output, reference_grid = calls.grids()
     assert output == [32, 32]
@@ -135,7 +123,7 @@ def test_other_aspects_keep_the_reference_whole(editor: Editor, calls: Calls) ->
 
 
 def test_the_same_seed_gives_the_same_pixels(editor: Editor) -> None:
-    """A seed decides the image; another seed gives another."""
+    """Another seed gives another image."""
     edit = an_edit()
 
     assert done(editor, edit) == done(editor, edit)
@@ -143,12 +131,12 @@ def test_the_same_seed_gives_the_same_pixels(editor: Editor) -> None:
 
 
 def test_the_largest_seed_works(editor: Editor) -> None:
-    """The contract's largest seed is one that the generator takes."""
+    """The random generator accepts the contract's largest seed."""
     assert done(editor, an_edit(seed=2**63 - 1))
 
 
 def test_noise_is_drawn_on_the_cpu(editor: Editor, calls: Calls) -> None:
-    """The first latents are the CPU generator's, packed: the same on every GPU model."""
+    """The first latents are those of the CPU's generator, the same for every GPU model."""
     done(editor, an_edit(num_inference_steps=1, seed=7))
 
     noise = torch.randn((1, 16, 32, 32), generator=torch.Generator("cpu").manual_seed(7))
@@ -162,7 +150,7 @@ def test_the_prompt_changes_the_image(editor: Editor) -> None:
 
 
 def test_a_negative_prompt_works_and_doubles_the_calls(editor: Editor, calls: Calls) -> None:
-    """Not empty: another image, two transformer calls a step. Blank: neither."""
+    """It changes the image and takes two transformer calls a step; a blank one does neither."""
     plain = done(editor, an_edit(num_inference_steps=3))
     assert len(calls) == 3
     blank = done(editor, an_edit(num_inference_steps=3, negative_prompt=" "))
@@ -178,7 +166,7 @@ def test_noise_levels_are_the_pipelines_up_to_one_megapixel_and_lower_beyond(
 ) -> None:
     """Of 2 steps the second starts at e^mu / (e^mu + 1): mu is 1.15 at 1024*1024, then grows."""
     for size in (Size(1024, 1024), Size(2048, 1024)):
-        done(editor, an_edit(size, reference=image()))
+        done(editor, an_edit(size, reference=noise_image()))
 
     levels = [call["timestep"].item() for call in calls]
     assert levels == pytest.approx([1, 0.7595, 1, 0.8171], abs=1e-4)
@@ -192,8 +180,8 @@ def test_guidance_reaches_the_transformer(editor: Editor, calls: Calls, guidance
     assert {call["guidance"].item() for call in calls} == {guidance}
 
 
-def test_steps_are_reported_as_they_end(editor: Editor) -> None:
-    """One report a step, counting from 1."""
+def test_steps_are_reported_in_order(editor: Editor) -> None:
+    """Once each, from 1."""
     reported: list[int] = []
     editor.edit(an_edit(num_inference_steps=5), reported.append)
 
@@ -201,7 +189,7 @@ def test_steps_are_reported_as_they_end(editor: Editor) -> None:
 
 
 def test_a_cancelled_edit_leaves_the_pipeline_clean(editor: Editor, calls: Calls) -> None:
-    """A stop takes effect at the next step, and the next edit is as if it had never been."""
+    """A stop takes effect at the next step, and the next edit is not affected."""
     before = done(editor, an_edit())
     calls.clear()
 
@@ -217,7 +205,7 @@ def test_a_cancelled_edit_leaves_the_pipeline_clean(editor: Editor, calls: Calls
 
 
 def test_out_of_memory_fails_with_its_sentence(editor: Editor) -> None:
-    """The job fails in words, and the pipeline goes on."""
+    """The job fails with a public sentence, and the pipeline stays usable."""
 
     def exhaust(_step: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
@@ -233,7 +221,7 @@ def test_out_of_memory_fails_with_its_sentence(editor: Editor) -> None:
 def test_a_lost_gpu_fails_with_its_sentence_and_asks_for_another_worker(
     tiny: Model, editor: Editor
 ) -> None:
-    """What a kernel of the transformer raises comes out as the fault that it is."""
+    """The error of a kernel is raised as `GpuFault`."""
 
     def lose(_module: object, _inputs: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -250,7 +238,7 @@ def test_a_lost_gpu_fails_with_its_sentence_and_asks_for_another_worker(
 
 
 def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Editor) -> None:
-    """NaN would come out as a black image, and be charged."""
+    """NaN would be delivered as a black image, and charged."""
 
     def poison(_module: object, _inputs: object, output: Any) -> Any:
         return (output[0] * float("nan"),)
@@ -264,7 +252,7 @@ def test_values_that_are_not_finite_are_not_delivered(tiny: Model, editor: Edito
 
 
 def reference_latents(model: Model, image: Image.Image) -> torch.Tensor:
-    """Return what the pipeline's own encoder makes of an image in the pipeline's precision."""
+    """Return the packed latents of an image from the pipeline's own encoder."""
     pipeline = model.pipeline
     pixels = pipeline.image_processor.preprocess(image).to(pipeline.vae.dtype)
     with torch.no_grad():
@@ -274,7 +262,7 @@ def reference_latents(model: Model, image: Image.Image) -> torch.Tensor:
 
 
 def test_a_reference_is_encoded_in_float32(tiny: Model, bfloat16: Model) -> None:
-    """In bfloat16 its latents are only rounded; in float32 they are the pipeline's, to the bit."""
+    """In a bfloat16 pipeline only its latents are rounded; in a float32 one none differs."""
     edit = an_edit(num_inference_steps=1)
     seen = {}
     for model in (tiny, bfloat16):
@@ -288,19 +276,19 @@ def test_a_reference_is_encoded_in_float32(tiny: Model, bfloat16: Model) -> None
 
     assert torch.equal(seen[torch.float32], reference_latents(tiny, edit.reference))
     assert error(seen[torch.bfloat16]) < 2.0**-9
-    assert error(reference_latents(bfloat16, edit.reference)) > 2.0**-8  # what it used to be
+    assert error(reference_latents(bfloat16, edit.reference)) > 2.0**-8  # of bfloat16 encoding
 
 
 def with_weights_of(rounded: Model) -> Model:
-    """Return a pipeline in float32 whose weights are those that the other has rounded."""
+    """Return a float32 pipeline whose VAE has the rounded weights of the other."""
     pipeline = flux_model.pipeline()
     pipeline.vae.load_state_dict(rounded.pipeline.vae.state_dict())
     return dataclasses.replace(rounded, pipeline=pipeline)
 
 
 def test_the_float32_encoder_tiles_as_the_autoencoder_does(tiny: Model) -> None:
-    """A card without the memory to encode a large reference at once does so in tiles."""
-    large = image(1040, 64)
+    """Where a GPU lacks the memory to encode a large reference whole."""
+    large = noise_image(1040, 64)
     whole = Editor(tiny, TRUE_CFG_SCALE).reference_encoder.encode(large)
     tiny.pipeline.vae.enable_tiling()
     try:
@@ -313,10 +301,10 @@ def test_the_float32_encoder_tiles_as_the_autoencoder_does(tiny: Model) -> None:
 
 
 def test_bytes_are_rounded_from_float32(bfloat16: Model) -> None:
-    """What the decoder gives in bfloat16 is scaled to bytes in float32, and no level is favoured.
+    """The decoder's bfloat16 output is scaled to bytes in float32, and all levels are as likely.
 
-    In bfloat16, 24.8 % of uniformly distributed values came out as another byte, 0.19 of a level
-    darker in the mean, and every second level of the brightest quarter three times as often.
+    Scaled in bfloat16, 24.8 % of uniformly distributed values became another byte, 0.19 of a level
+    darker in the mean, and in the brightest quarter every second level was three times as likely.
     """
     decoded = torch.linspace(-1, 1, 3 * 256 * 256).reshape(1, 3, 256, 256).to(torch.bfloat16)
     hook = bfloat16.pipeline.vae.decoder.register_forward_hook(lambda *_: decoded)
@@ -335,10 +323,10 @@ def test_bytes_are_rounded_from_float32(bfloat16: Model) -> None:
     assert 0.75 < counts.min() / counts.mean() < counts.max() / counts.mean() < 1.25
 
 
-def test_what_is_generated_at_another_size_is_scaled_to_the_one_asked_for(editor: Editor) -> None:
-    """The image is the one of the generated size, its surplus cropped, scaled by Lanczos."""
+def test_an_image_generated_at_another_size_is_scaled_to_the_one_asked_for(editor: Editor) -> None:
+    """First the padding to the grid is cropped, then the image is scaled with Lanczos."""
     generated = Size(290, 270)
-    edit = an_edit(generated, image(290, 270))
+    edit = an_edit(generated, noise_image(290, 270))
     plain = editor.edit(edit, lambda _: None)
     scaled = editor.edit(
         dataclasses.replace(edit, size=Size(100, 93), generated=generated), lambda _: None
@@ -348,10 +336,10 @@ def test_what_is_generated_at_another_size_is_scaled_to_the_one_asked_for(editor
 
 
 def test_the_crop_keeps_the_upper_left(editor: Editor) -> None:
-    """Off the grid the result is the canvas without its surplus to the right and below."""
-    inside = editor.edit(an_edit(Size(250, 250), image(250, 250)), lambda _: None)
+    """Off the grid, the padding at the right and below is cropped."""
+    inside = editor.edit(an_edit(Size(250, 250), noise_image(250, 250)), lambda _: None)
     canvas = editor.edit(
-        an_edit(SMALL, reference.fit(image(250, 250), Size(250, 250))), lambda _: None
+        an_edit(SMALL, reference.fit(noise_image(250, 250), Size(250, 250))), lambda _: None
     )
 
     assert inside.tobytes() == canvas.crop((0, 0, 250, 250)).tobytes()

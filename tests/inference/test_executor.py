@@ -1,4 +1,4 @@
-"""The GPU executor: one at a time, and a stop that the work itself heeds."""
+"""The GPU executor: one piece of work at a time, and a stop that the work itself checks."""
 
 import asyncio
 import threading
@@ -6,25 +6,25 @@ from collections.abc import Callable
 
 import pytest
 
-from kontext.errors import Cancelled, WorkerEnding
+from kontext.errors import Cancelled, WorkerShutdown
 from kontext.inference.executor import GpuExecutor, Stop
 
-GUARD = 10
-"""Seconds after which a test that hangs fails."""
+TIMEOUT_SECONDS = 10
+"""The seconds after which a test that hangs fails."""
 
 
 class Work:
-    """Work that holds the executor until it is let go; then it checks whether it should stop."""
+    """Work that blocks the GPU thread until it is released, and then checks for a stop."""
 
     def __init__(self) -> None:
         self.entered = threading.Event()
-        self.let_go = threading.Event()
+        self.released = threading.Event()
         self.ended = threading.Event()
         self.stopped = False
 
     def __call__(self, stop: Stop) -> str:
         self.entered.set()
-        self.let_go.wait(GUARD)
+        self.released.wait(TIMEOUT_SECONDS)
         try:
             stop.check()
         except Cancelled:
@@ -36,8 +36,8 @@ class Work:
 
 
 async def happened(event: threading.Event) -> None:
-    """Wait for what another thread does."""
-    assert await asyncio.to_thread(event.wait, GUARD)
+    """Wait for an event that another thread sets."""
+    assert await asyncio.to_thread(event.wait, TIMEOUT_SECONDS)
 
 
 async def cancel(task: "asyncio.Task[str]") -> None:
@@ -52,8 +52,8 @@ async def test_the_result_of_the_work_is_returned() -> None:
     assert await GpuExecutor().run(lambda _: "done") == "done"
 
 
-async def test_what_the_work_raises_reaches_its_caller_and_nobody_else() -> None:
-    """A failed edit leaves the executor to the next."""
+async def test_what_the_work_raises_reaches_only_its_caller() -> None:
+    """After a failed edit the executor runs the next."""
     executor = GpuExecutor()
 
     def fail(_: Stop) -> None:
@@ -65,14 +65,14 @@ async def test_what_the_work_raises_reaches_its_caller_and_nobody_else() -> None
 
 
 async def test_work_never_overlaps_and_keeps_its_order() -> None:
-    """However many wait, one runs: the executor has a single thread."""
+    """However much work waits, one piece runs: the executor has a single thread."""
     executor = GpuExecutor()
     events: list[str] = []
 
     def work(name: str) -> Callable[[Stop], None]:
         def run(_: Stop) -> None:
             events.append(f"enter {name}")
-            threading.Event().wait(0.01)  # in which another would enter
+            threading.Event().wait(0.01)  # time in which another could enter
             events.append(f"leave {name}")
 
         return run
@@ -83,17 +83,17 @@ async def test_work_never_overlaps_and_keeps_its_order() -> None:
 
 
 async def test_cancelled_work_sees_the_stop_and_the_next_waits_for_its_end() -> None:
-    """The task is gone at once, its thread is not; the executor is free when the thread is."""
+    """The task ends at once, but its thread goes on until the work stops."""
     executor, running, waiting = GpuExecutor(), Work(), Work()
     first = asyncio.create_task(executor.run(running))
     await happened(running.entered)
     await cancel(first)
     second = asyncio.create_task(executor.run(waiting))
-    await asyncio.sleep(0.05)  # in which it would overtake
+    await asyncio.sleep(0.05)  # time in which it could overtake
 
     assert not waiting.entered.is_set()
-    running.let_go.set()
-    waiting.let_go.set()
+    running.released.set()
+    waiting.released.set()
     assert await second == "done"
     assert running.ended.is_set()
     assert running.stopped
@@ -101,7 +101,7 @@ async def test_cancelled_work_sees_the_stop_and_the_next_waits_for_its_end() -> 
 
 
 async def test_work_cancelled_while_it_waits_never_runs() -> None:
-    """Its turn is passed to the one behind it."""
+    """The work behind it runs next."""
     executor, running, waiting = GpuExecutor(), Work(), Work()
     first = asyncio.create_task(executor.run(running))
     await happened(running.entered)
@@ -109,7 +109,7 @@ async def test_work_cancelled_while_it_waits_never_runs() -> None:
     third = asyncio.create_task(executor.run(lambda _: "third"))
     await asyncio.sleep(0)
     await cancel(second)
-    running.let_go.set()
+    running.released.set()
 
     assert await first == "done"
     assert await third == "third"
@@ -117,15 +117,15 @@ async def test_work_cancelled_while_it_waits_never_runs() -> None:
 
 
 async def test_a_job_that_is_done_is_not_stopped() -> None:
-    """Only a caller who no longer waits stops the work."""
+    """Work is stopped only when its caller no longer waits."""
     executor, work = GpuExecutor(), Work()
-    work.let_go.set()
+    work.released.set()
 
     assert await executor.run(work) == "done"
     assert not work.stopped
 
 
-def test_a_stop_is_heeded_from_its_request_on() -> None:
+def test_a_stop_takes_effect_from_its_request_on() -> None:
     """Before it `check` does nothing, after it `check` always raises."""
     stop = Stop()
     stop.check()
@@ -136,48 +136,48 @@ def test_a_stop_is_heeded_from_its_request_on() -> None:
             stop.check()
 
 
-async def test_work_that_ignores_its_stop_closes_the_lane() -> None:
-    """Who waits fails at once, and so does who comes later; whoever must know is told."""
+async def test_work_that_ignores_its_stop_closes_the_executor() -> None:
+    """Waiting and later calls fail at once, and `on_hung` is called."""
     executor, hanging = GpuExecutor(stop_timeout_seconds=0.1), Work()
-    told = asyncio.Event()
-    executor.on_hung = told.set
+    reported = asyncio.Event()
+    executor.on_hung = reported.set
     first = asyncio.create_task(executor.run(hanging))
     await happened(hanging.entered)
     waiting = asyncio.create_task(executor.run(lambda _: "done"))
     await cancel(first)
 
-    async with asyncio.timeout(GUARD):
-        with pytest.raises(WorkerEnding):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        with pytest.raises(WorkerShutdown):
             await waiting
-    assert told.is_set()
+    assert reported.is_set()
     assert executor.closed
-    with pytest.raises(WorkerEnding):
+    with pytest.raises(WorkerShutdown):
         await executor.run(lambda _: "done")
-    hanging.let_go.set()
+    hanging.released.set()
 
 
-async def test_work_that_heeds_its_stop_in_time_leaves_the_lane_open() -> None:
-    """However long it ran before."""
+async def test_work_that_stops_in_time_leaves_the_executor_open() -> None:
+    """However long it ran before the stop."""
     executor, running = GpuExecutor(stop_timeout_seconds=0.2), Work()
     first = asyncio.create_task(executor.run(running))
     await happened(running.entered)
     await cancel(first)
-    running.let_go.set()
+    running.released.set()
     await happened(running.ended)
-    await asyncio.sleep(0.3)  # in which it would close
+    await asyncio.sleep(0.3)  # time in which it would close
 
     assert await executor.run(lambda _: "done") == "done"
 
 
-async def test_a_closed_lane_fails_the_work_that_runs() -> None:
-    """The worker's time is up: the job is answered though its thread goes on."""
+async def test_closing_the_executor_fails_the_work_that_runs() -> None:
+    """At the end of a shutdown the job is answered, although its thread goes on."""
     executor, running = GpuExecutor(), Work()
     task = asyncio.create_task(executor.run(running))
     await happened(running.entered)
     executor.close()
 
-    with pytest.raises(WorkerEnding):
+    with pytest.raises(WorkerShutdown):
         await task
-    running.let_go.set()
+    running.released.set()
     await happened(running.ended)
     assert running.stopped

@@ -1,4 +1,4 @@
-"""What exceptions from the GPU mean; raised here with the texts that CUDA's libraries write."""
+"""The meaning of exceptions from the GPU, raised here with the messages of CUDA's libraries."""
 
 import gc
 import weakref
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kontext.errors import Cancelled, GpuFault, MemoryNotFreed, OutOfMemory
-from kontext.inference.gpu_faults import KEPT_BYTES, SCARCE_BYTES, GpuGuard
+from kontext.inference.gpu_faults import MAX_KEPT_BYTES, SCARCE_BYTES, GpuGuard
 
 CUBLAS = "CUDA error: {} when calling `cublasCreate(handle)`"
 SENTENCE = "The edit ran out of GPU memory; ask for a smaller size"
@@ -16,7 +16,7 @@ LEAST_FREE = SCARCE_BYTES
 
 
 class FakeMemory:
-    """Answers in turn what could be taken: before the work, and after its failure."""
+    """Returns the given amounts of available memory one after another."""
 
     def __init__(self, *available: int, free: int = LEAST_FREE) -> None:
         self._available = list(available) or [0, 0]
@@ -34,7 +34,7 @@ class FakeMemory:
 
 
 class LostMemory(FakeMemory):
-    """What a lost context answers after the work: every call fails."""
+    """The memory of a lost context: every call fails."""
 
     def release(self) -> NoReturn:
         raise torch.AcceleratorError("CUDA error: unspecified launch failure")
@@ -45,14 +45,14 @@ def failing(error: BaseException) -> NoReturn:
 
 
 def meaning(error: BaseException, memory: FakeMemory | None = None) -> BaseException:
-    """Return what comes out of the guard when the work raises `error`."""
+    """Return the exception that the guard raises when the work raises `error`."""
     with pytest.raises(BaseException) as caught:  # noqa: PT011 - the test looks at it
         GpuGuard(memory or FakeMemory()).run(lambda: failing(error), SENTENCE)
     return caught.value
 
 
 def test_what_the_work_returns_is_returned() -> None:
-    """Nothing is done to work that succeeds."""
+    """After work that succeeds, no memory is released."""
     memory = FakeMemory()
 
     assert GpuGuard(memory).run(lambda: 7, SENTENCE) == 7
@@ -75,11 +75,11 @@ def test_what_the_work_returns_is_returned() -> None:
     ids=str,
 )
 def test_a_lost_context_is_a_gpu_fault(error: RuntimeError) -> None:
-    """One public sentence, another worker, and the whole cause for the log."""
+    """It has one public sentence, asks for another worker, and keeps the cause for the log."""
     fault = meaning(error)
 
     assert isinstance(fault, GpuFault)
-    assert str(fault) == GpuFault.example
+    assert str(fault) == GpuFault.sentence
     assert fault.refresh_worker
     assert fault.__cause__ is error
 
@@ -97,11 +97,11 @@ def test_a_lost_context_is_a_gpu_fault(error: RuntimeError) -> None:
     ],
     ids=str,
 )
-def test_too_little_memory_keeps_the_worker_when_the_memory_comes_back(
+def test_too_little_memory_keeps_the_worker_if_the_memory_is_freed(
     error: RuntimeError,
 ) -> None:
-    """Whichever library found it out; the caches are emptied before the memory is counted."""
-    memory = FakeMemory(10 * KEPT_BYTES, 9 * KEPT_BYTES)
+    """Whichever library reports it; caches are emptied before the memory is measured."""
+    memory = FakeMemory(10 * MAX_KEPT_BYTES, 9 * MAX_KEPT_BYTES)
     failure = meaning(error, memory)
 
     assert type(failure) is OutOfMemory
@@ -110,9 +110,9 @@ def test_too_little_memory_keeps_the_worker_when_the_memory_comes_back(
     assert memory.released
 
 
-def test_memory_that_does_not_come_back_replaces_the_worker() -> None:
-    """What an edit has leaked is missing from every later one."""
-    memory = FakeMemory(10 * KEPT_BYTES, 9 * KEPT_BYTES - 1)
+def test_memory_that_is_not_freed_replaces_the_worker() -> None:
+    """Every later edit would lack the memory that an edit has leaked."""
+    memory = FakeMemory(10 * MAX_KEPT_BYTES, 9 * MAX_KEPT_BYTES - 1)
     failure = meaning(torch.OutOfMemoryError("CUDA out of memory."), memory)
 
     assert isinstance(failure, MemoryNotFreed)
@@ -120,23 +120,23 @@ def test_memory_that_does_not_come_back_replaces_the_worker() -> None:
     assert failure.refresh_worker
 
 
-def test_memory_that_cannot_be_counted_is_a_gpu_fault() -> None:
-    """When even emptying the caches fails, more is lost than memory."""
+def test_memory_that_cannot_be_measured_is_a_gpu_fault() -> None:
+    """If emptying the caches fails, the context is lost."""
     assert isinstance(
         meaning(torch.OutOfMemoryError("CUDA out of memory."), LostMemory()), GpuFault
     )
 
 
 def test_a_cublas_without_room_for_its_handle_is_out_of_memory() -> None:
-    """Then cuBLAS says that it is not initialized, as it does when the context is lost."""
+    """Its message is then the same as for a lost context: not initialized."""
     error = RuntimeError(CUBLAS.format("CUBLAS_STATUS_NOT_INITIALIZED"))
 
     assert isinstance(meaning(error, FakeMemory(free=SCARCE_BYTES - 1)), OutOfMemory)
     assert isinstance(meaning(error, FakeMemory(free=SCARCE_BYTES)), GpuFault)
 
 
-def test_what_a_compiler_wraps_is_found() -> None:
-    """Compiled code raises the library's error as the cause of its own."""
+def test_an_error_that_compiled_code_wraps_is_recognised() -> None:
+    """The library's error is the cause of the compiler's."""
     wrapped = RuntimeError("the backend failed")
     wrapped.__cause__ = torch.AcceleratorError("CUDA error: unknown error")
 
@@ -147,12 +147,12 @@ def test_what_a_compiler_wraps_is_found() -> None:
     "error", [RuntimeError("shapes do not match"), ArithmeticError("not finite"), Cancelled()]
 )
 def test_other_errors_pass_unchanged(error: Exception) -> None:
-    """They are no business of the GPU."""
+    """They say nothing about the GPU."""
     assert meaning(error) is error
 
 
-def test_the_tensors_of_the_failed_work_are_gone_when_its_memory_is_counted() -> None:
-    """An exception keeps its frames, and these their tensors, for as long as it is handled."""
+def test_the_tensors_of_failed_work_are_freed_before_memory_is_measured() -> None:
+    """While an exception is handled, it keeps its frames alive, and these their tensors."""
     tensors: list[weakref.ref[torch.Tensor]] = []
     alive: list[bool] = []
 
@@ -172,8 +172,8 @@ def test_the_tensors_of_the_failed_work_are_gone_when_its_memory_is_counted() ->
     assert alive == [False]
 
 
-def test_a_process_without_cuda_has_no_memory_to_count() -> None:
-    """The stand-in on a laptop: nothing is missing after a failure."""
+def test_a_process_without_cuda_keeps_its_worker() -> None:
+    """The stand-in on a laptop has no GPU memory that could be lost."""
     with pytest.raises(OutOfMemory) as failure:
         GpuGuard().run(lambda: failing(torch.OutOfMemoryError("CUDA out of memory.")), SENTENCE)
 

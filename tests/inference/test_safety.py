@@ -1,4 +1,4 @@
-"""The safety checker, on tiny random models of the real classes."""
+"""The safety checker, with tiny random models of the real classes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from kontext.errors import BootError, GpuFault, OutOfMemory
 from kontext.inference import safety, stand_in
 from kontext.inference.safety import SafetyChecker, SecondOpinion
 
-PICTURE = Image.new("RGB", (300, 200), "teal")
+IMAGE = Image.new("RGB", (300, 200), "teal")
 
 
 def classifier(probability: float) -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
@@ -45,15 +45,15 @@ def second_opinion(threshold: float) -> SecondOpinion:
     [(0.0, False), (0.8499, False), (0.8501, True), (1.0, True), (float("nan"), True)],
 )
 def test_the_threshold_decides(probability: float, flagged: bool) -> None:
-    """Scores are compared unrounded, and one that is not a number is no pass."""
-    assert SafetyChecker(*classifier(probability), threshold=0.85).flags(PICTURE) is flagged
+    """Scores are compared unrounded, and NaN flags."""
+    assert SafetyChecker(*classifier(probability), threshold=0.85).flags(IMAGE) is flagged
 
 
 def test_the_score_is_the_models_own() -> None:
-    """The probability is the softmax of the classifier's logits at its label 'nsfw'."""
+    """The probability is the softmax of the classifier's logits for its label 'nsfw'."""
     checker = SafetyChecker(*classifier(0.123456), threshold=0.85)
 
-    assert checker.probability(PICTURE) == pytest.approx(0.123456, abs=1e-7)
+    assert checker.probability(IMAGE) == pytest.approx(0.123456, abs=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -65,24 +65,24 @@ def test_both_opinions_must_agree(first: float, second: float, flagged: bool) ->
     """An image is refused only when the classifier and the second opinion flag it."""
     checker = SafetyChecker(*classifier(first), 0.85, second_opinion(second))
 
-    assert checker.flags(PICTURE) is flagged
+    assert checker.flags(IMAGE) is flagged
 
 
 def test_the_second_opinion_does_not_round() -> None:
     """A similarity above the threshold by less than the library's rounding still flags."""
     opinion = second_opinion(-2.0)
-    pixels = opinion._processor(PICTURE, return_tensors="pt")["pixel_values"]
+    pixels = opinion._processor(IMAGE, return_tensors="pt")["pixel_values"]
     embedding = opinion._checker.visual_projection(opinion._checker.vision_model(pixels)[1])
     opinion._checker.concept_embeds.data[:] = embedding.detach()  # cosine similarity 1
 
     opinion._checker.concept_embeds_weights.data.fill_(1 - 2e-4)
-    assert opinion.flags(PICTURE)
+    assert opinion.flags(IMAGE)
     opinion._checker.concept_embeds_weights.data.fill_(1 + 2e-4)
-    assert not opinion.flags(PICTURE)
+    assert not opinion.flags(IMAGE)
 
 
 def test_it_loads_from_disk(tmp_path: Path) -> None:
-    """What is saved in the layout of the Hub loads, offline, and judges alike."""
+    """A checker saved in the Hub's layout is loaded offline and gives the same probability."""
     opinion = second_opinion(-2.0)
     for part in classifier(0.9):
         part.save_pretrained(tmp_path / "first")
@@ -90,13 +90,13 @@ def test_it_loads_from_disk(tmp_path: Path) -> None:
         part.save_pretrained(tmp_path / "second")
 
     checker = safety.load(str(tmp_path / "first"), 0.85, str(tmp_path / "second"), "cpu")
-    assert checker.flags(PICTURE)
-    assert checker.probability(PICTURE) == pytest.approx(0.9, abs=1e-6)
+    assert checker.flags(IMAGE)
+    assert checker.probability(IMAGE) == pytest.approx(0.9, abs=1e-6)
 
 
 @pytest.mark.parametrize("missing", ["first", "second"])
 def test_a_checker_that_cannot_be_loaded_refuses_the_boot(tmp_path: Path, missing: str) -> None:
-    """There is no silent pass: either directory that holds no model is an error by name."""
+    """Images are never passed unchecked: a missing model is an error that names the setting."""
     for part in classifier(0.9):
         part.save_pretrained(tmp_path / "first")
     second = tmp_path / "second"
@@ -106,9 +106,9 @@ def test_a_checker_that_cannot_be_loaded_refuses_the_boot(tmp_path: Path, missin
         safety.load(str(first), 0.85, str(second), "cpu")
 
 
-def test_the_stand_in_passes_everything() -> None:
-    """The stand-in is of the same class and lets a laptop's noise through."""
-    assert not safety.load_stand_in(0.85).flags(PICTURE)
+def test_the_stand_in_flags_nothing() -> None:
+    """It is of the same class, and passes the noise that a tiny model paints."""
+    assert not safety.load_stand_in(0.85).flags(IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_the_stand_in_passes_everything() -> None:
     ],
 )
 def test_a_failure_of_the_gpu_is_named(error: RuntimeError, meaning: type[Exception]) -> None:
-    """The checker runs on the same GPU as the edit, and meets the same faults."""
+    """The checker runs on the same GPU as the edit, where the same failures happen."""
     model, processor = classifier(0)
 
     def fail(_module: object, _inputs: object) -> None:
@@ -131,4 +131,4 @@ def test_a_failure_of_the_gpu_is_named(error: RuntimeError, meaning: type[Except
     model.register_forward_pre_hook(fail)
 
     with pytest.raises(meaning):
-        SafetyChecker(model, processor, threshold=0.85).flags(PICTURE)
+        SafetyChecker(model, processor, threshold=0.85).flags(IMAGE)

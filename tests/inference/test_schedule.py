@@ -1,4 +1,4 @@
-"""Noise levels beyond one megapixel, as diffusers' own scheduler takes them."""
+"""Noise levels beyond one megapixel, as diffusers' scheduler computes with them."""
 
 import math
 
@@ -18,7 +18,7 @@ def tokens(size: Size) -> int:
 
 
 def levels(size: Size, steps: int = STEPS) -> list[float]:
-    """Return what the pipeline's scheduler makes of the levels that it is handed."""
+    """Return the noise levels that the pipeline's scheduler uses."""
     scheduler = flux_model.scheduler()
     scheduler.set_timesteps(
         sigmas=schedule.sigmas(tokens(size), steps), mu=calculate_shift(tokens(size))
@@ -36,7 +36,7 @@ def levels(size: Size, steps: int = STEPS) -> list[float]:
     ],
 )
 def test_the_last_step_has_little_noise_left(size: Size, last: float) -> None:
-    """Of 28 steps; the pipeline's own would start at 0.484 and 0.704 for the last two."""
+    """Of 28. With the pipeline's own levels it would be 0.484 and 0.704 at the largest sizes."""
     found = levels(size)
 
     assert (found[0], found[-1]) == (1, 0)
@@ -46,7 +46,7 @@ def test_the_last_step_has_little_noise_left(size: Size, last: float) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 28, 50])
 def test_the_levels_are_those_of_the_square_root(steps: int) -> None:
-    """At four times the pixels, odds of noise are twice those at the end of the line."""
+    """At four times one megapixel, the odds s / (1 - s) of each level are doubled."""
     odds = [s / (1 - s) for s in levels(Size(2048, 2048), steps)[1:-1]]
     even = [1 - step / steps for step in range(1, steps)]
 
@@ -55,17 +55,17 @@ def test_the_levels_are_those_of_the_square_root(steps: int) -> None:
 
 @pytest.mark.parametrize("size", [Size(256, 256), Size(1184, 880), Size(1024, 1024)], ids=str)
 def test_up_to_one_megapixel_the_pipeline_is_left_alone(size: Size) -> None:
-    """Nothing is passed, so nothing differs, to the bit."""
+    """No levels are passed, so the pipeline uses its own."""
     assert schedule.sigmas(tokens(size), STEPS) is None
 
 
-def test_there_is_no_leap_at_the_end_of_the_line() -> None:
-    """One token more than 1024*1024 is shifted as 1024*1024 is."""
-    assert schedule.mu(schedule.LAST_TOKENS) == pytest.approx(calculate_shift(4096))
+def test_the_shift_is_continuous_at_one_megapixel() -> None:
+    """There, our formula and the pipeline's give the same shift."""
+    assert schedule.mu(schedule.LINE_END_TOKENS) == pytest.approx(calculate_shift(4096))
 
 
 def test_the_line_is_the_stand_ins_too() -> None:
-    """Its scheduler is FLUX's; the levels are shifted back by what that configuration adds."""
+    """Its scheduler is configured as FLUX's, so the levels are right for both."""
     config = FlowMatchEulerDiscreteScheduler.load_config(stand_in.WEIGHTS / "scheduler")
     own = flux_model.scheduler().config
 

@@ -1,4 +1,4 @@
-"""What the stand-in promises, through the worker, on pictures that training never saw."""
+"""The stand-in's edits, through the worker, of images that it was not trained on."""
 
 import base64
 import hashlib
@@ -22,32 +22,32 @@ from kontext.inference.editor import Editor
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.progress import Progress
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Job, Worker
 
 TEST_INPUT = json.loads((Path(__file__).parents[2] / "test_input.json").read_text())["input"]
 
 
 class Lenient:
-    """Passes everything."""
+    """A checker that flags nothing."""
 
-    def flags(self, _picture: Image.Image) -> bool:
+    def flags(self, _image: Image.Image) -> bool:
         return False
 
 
 class Shelf:
-    """Keeps the newest file."""
+    """A storage that keeps the newest file."""
 
-    async def store(self, file: StoredFile) -> str:
+    async def store(self, file: ResultFile) -> str:
         self.file = file
         return "https://bucket.invalid/file"
 
 
 class Client:
-    """Sends jobs to a worker with the stand-in, and opens what comes back."""
+    """Sends jobs to a worker with the stand-in, and opens the results."""
 
     def __init__(self) -> None:
-        settings = Settings(min_generation_megapixels=0)  # small pictures, quickly
+        settings = Settings(min_generation_megapixels=0)  # small images, quickly
         loaded = model.load_stand_in()
         loaded.pipeline.set_progress_bar_config(disable=True)
         self._shelf, self._numbers = Shelf(), itertools.count()
@@ -63,18 +63,18 @@ class Client:
 
     @property
     def newest_file(self) -> bytes:
-        """What was stored last."""
+        """The content of the file that was stored last."""
         return self._shelf.file.content
 
-    async def edit(self, picture: torch.Tensor, prompt: str, **fields: object) -> torch.Tensor:
-        """Return the edited picture; at full guidance and in 8 steps, if nothing else is asked."""
-        height, width = picture.shape[-2:]
+    async def edit(self, image: torch.Tensor, prompt: str, **fields: object) -> torch.Tensor:
+        """Return the edited image; by default at full guidance and in 4 steps."""
+        height, width = image.shape[-2:]
         job = {
             "prompt": prompt,
-            "image": data_url(picture),
+            "image": data_url(image),
             "size": f"{width}*{height}",
             "guidance": 5,
-            "num_inference_steps": 8,
+            "num_inference_steps": 4,
             "seed": 1,
             **fields,
         }
@@ -89,30 +89,30 @@ async def nobody_listens(_job: Job, _progress: Progress) -> None:
 
 @pytest.fixture(scope="module")
 def client() -> Client:
-    """One worker for all."""
+    """One worker for all tests."""
     return Client()
 
 
-def pixels(picture: Image.Image) -> torch.Tensor:
-    """Return a picture as 1 x 3 x height x width, 0 to 1."""
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
+def pixels(image: Image.Image) -> torch.Tensor:
+    """Return an image as 1 x 3 x height x width, 0 to 1."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
 
 
-def data_url(picture: torch.Tensor) -> str:
-    """Return a picture as an `image` of the contract, lossless."""
+def data_url(image: torch.Tensor) -> str:
+    """Return an image as a lossless data URL."""
     buffer = io.BytesIO()
-    levels = (picture[0] * 255).round().byte().permute(1, 2, 0).numpy()
+    levels = (image[0] * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(levels).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def bluebird(width: int, height: int) -> torch.Tensor:
-    """Return the part of the documented example's picture that has this shape, at this size."""
+    """Return the documented example's image, cropped to this aspect and scaled to this size."""
     content = base64.b64decode(TEST_INPUT["image"].partition(",")[2])
-    with Image.open(io.BytesIO(content)) as picture:
-        share = min(picture.width / width, picture.height / height)
+    with Image.open(io.BytesIO(content)) as image:
+        share = min(image.width / width, image.height / height)
         box = (0, 0, round(width * share), round(height * share))
-        return pixels(picture.convert("RGB").resize((width, height), box=box))
+        return pixels(image.convert("RGB").resize((width, height), box=box))
 
 
 def psnr(one: torch.Tensor, other: torch.Tensor) -> float:
@@ -170,114 +170,114 @@ UNKNOWN = (
 )
 
 NEARER = dict.fromkeys(instructions.NAMES, 6) | {"sharpen": 5}
-"""Decibels by which a result is at least nearer to the true edit than to the input.
+"""The least decibels by which a result must be nearer to the true edit than to the input.
 
-Six is the aim; a soft drawing has little to sharpen.
+The aim is six; sharpening a soft drawing changes less.
 """
 
-PICTURES = {
+IMAGES = {
     "square": lambda: bluebird(256, 256),
     "wide": lambda: bluebird(384, 256),
     "photograph": lambda: evaluation.held_out(320, 480),
 }
-"""None of them did training see."""
+"""Images that the stand-in was not trained on."""
 
 
-@pytest.mark.parametrize("kind", PICTURES)
+@pytest.mark.parametrize("kind", IMAGES)
 @each(instructions.NAMES)
 async def test_the_result_is_the_true_edit(client: Client, name: str, kind: str) -> None:
-    """It is nearer to it than the input was, and than to the input; colours are within 20 dB."""
-    picture = PICTURES[kind]()
-    truth = instructions.EDITS[name](picture).clamp(0, 1)
+    """It is nearer to the true edit than to the input, and colours are within 20 dB."""
+    image = IMAGES[kind]()
+    truth = instructions.EDITS[name](image).clamp(0, 1)
 
-    result = await client.edit(picture, f"Please make it {phrasings.phrases(name)[0].upper()}")
+    result = await client.edit(image, f"Please make it {phrasings.phrases(name)[0].upper()}")
 
-    assert psnr(result, truth) > psnr(picture, truth)
-    assert psnr(result, truth) >= psnr(result, picture) + NEARER[name]
+    assert psnr(result, truth) > psnr(image, truth)
+    assert psnr(result, truth) >= psnr(result, image) + NEARER[name]
     assert name not in instructions.COLOUR_EDITS or psnr(result, truth) >= 20
 
 
 @each(["invert", "mirror", "tint green", "frame red"])
-async def test_a_large_picture_is_edited_as_a_small_one(client: Client, name: str) -> None:
-    """Training saw sides of a few hundred pixels."""
-    picture = bluebird(1024, 576)
-    truth = instructions.EDITS[name](picture).clamp(0, 1)
+async def test_a_large_image_is_edited_as_a_small_one(client: Client, name: str) -> None:
+    """The stand-in was trained on sides of a few hundred pixels."""
+    image = bluebird(1024, 576)
+    truth = instructions.EDITS[name](image).clamp(0, 1)
 
-    result = await client.edit(picture, phrasings.phrases(name)[0], num_inference_steps=4)
+    result = await client.edit(image, phrasings.phrases(name)[0], num_inference_steps=4)
 
-    assert psnr(result, truth) >= psnr(result, picture) + 6
+    assert psnr(result, truth) >= psnr(result, image) + 6
 
 
 @pytest.mark.parametrize(("prompt", "name"), PROMPTS.items())
 async def test_an_instruction_is_understood_in_a_persons_words(
     client: Client, prompt: str, name: str
 ) -> None:
-    """Training put its prompts together from lists of parts; these are sentences."""
-    picture = bluebird(256, 256)
-    truth = instructions.EDITS[name](picture)
+    """The stand-in was trained on prompts made of parts; these are whole sentences."""
+    image = bluebird(256, 256)
+    truth = instructions.EDITS[name](image)
 
-    result = await client.edit(picture, prompt, num_inference_steps=2)
+    result = await client.edit(image, prompt, num_inference_steps=2)
 
-    assert psnr(result, truth) > psnr(result, picture)
+    assert psnr(result, truth) > psnr(result, image)
 
 
 @pytest.mark.parametrize("prompt", UNKNOWN)
-async def test_an_unknown_instruction_returns_the_picture(client: Client, prompt: str) -> None:
-    """Nothing happens that nobody asked for in words that the stand-in knows."""
-    picture = bluebird(320, 256)
+async def test_an_unknown_instruction_returns_the_image(client: Client, prompt: str) -> None:
+    """The stand-in edits only when it knows the instruction."""
+    image = bluebird(320, 256)
 
-    assert psnr(await client.edit(picture, prompt, num_inference_steps=2), picture) > 24.5
+    assert psnr(await client.edit(image, prompt, num_inference_steps=2), image) > 24.5
 
 
 @each(["invert", "sepia", "tint blue", "blur", "sharpen"])
 async def test_guidance_sets_how_far_the_edit_goes(client: Client, name: str) -> None:
-    """More guidance is nearer to the true edit, and none leaves the picture as it is."""
-    picture = bluebird(256, 256)
-    truth = instructions.EDITS[name](picture)
+    """More guidance is nearer to the true edit, and zero leaves the image unchanged."""
+    image = bluebird(256, 256)
+    truth = instructions.EDITS[name](image)
     prompt = phrasings.phrases(name)[0]
-    results = [await client.edit(picture, prompt, guidance=scale) for scale in (0, 1, 2, 4)]
+    results = [await client.edit(image, prompt, guidance=scale) for scale in (0, 1, 2, 4)]
     distances = [psnr(result, truth) for result in results]
 
     assert distances == sorted(distances)
-    assert psnr(results[0], picture) > 25
+    assert psnr(results[0], image) > 25
 
 
 async def test_a_negative_prompt_that_names_the_edit_weakens_it(client: Client) -> None:
-    """Where the prompt asks for some of it; prompts that are equal guide nowhere."""
-    picture = bluebird(256, 256)
-    truth = instructions.EDITS["sepia"](picture)
+    """Here of a prompt that asks for a little of it."""
+    image = bluebird(256, 256)
+    truth = instructions.EDITS["sepia"](image)
 
-    free = await client.edit(picture, "slightly sepia")
-    held_back = await client.edit(picture, "slightly sepia", negative_prompt="sepia")
+    free = await client.edit(image, "slightly sepia")
+    held_back = await client.edit(image, "slightly sepia", negative_prompt="sepia")
 
     assert psnr(held_back, truth) < psnr(free, truth) - 1
 
 
 async def test_the_prompt_decides_and_the_seed_hardly(client: Client) -> None:
     """Another seed changes little, another prompt much."""
-    picture = bluebird(256, 256)
-    first = await client.edit(picture, "sepia", seed=1)
+    image = bluebird(256, 256)
+    first = await client.edit(image, "sepia", seed=1)
 
-    assert psnr(first, await client.edit(picture, "sepia", seed=2)) > 30
-    assert psnr(first, await client.edit(picture, "invert", seed=1)) < 20
+    assert psnr(first, await client.edit(image, "sepia", seed=2)) > 30
+    assert psnr(first, await client.edit(image, "invert", seed=1)) < 20
 
 
 @each(["black and white", "mirror", "tint blue"])
-async def test_fewer_steps_give_the_same_picture(client: Client, name: str) -> None:
-    """28 and 8 steps are within 3 dB of each other in their distance from the true edit."""
-    picture = bluebird(256, 256)
-    truth = instructions.EDITS[name](picture)
+async def test_fewer_steps_give_the_same_image(client: Client, name: str) -> None:
+    """The results of 28 and 8 steps are equally far from the true edit, within 3 dB."""
+    image = bluebird(256, 256)
+    truth = instructions.EDITS[name](image)
     prompt = phrasings.phrases(name)[0]
     many, few = [
-        psnr(await client.edit(picture, prompt, num_inference_steps=steps), truth)
+        psnr(await client.edit(image, prompt, num_inference_steps=steps), truth)
         for steps in (28, 8)
     ]
 
     assert abs(many - few) < 3
 
 
-async def test_every_picture_says_what_made_it(client: Client) -> None:
-    """It cannot be taken for one of FLUX's."""
+async def test_every_image_says_what_made_it(client: Client) -> None:
+    """Its result cannot be mistaken for one of FLUX's."""
     await client.edit(bluebird(256, 256), "sepia", num_inference_steps=1)
 
     assert stand_in.NAME.encode() in client.newest_file
@@ -285,7 +285,7 @@ async def test_every_picture_says_what_made_it(client: Client) -> None:
 
 
 def test_the_files_are_small_and_those_that_were_trained() -> None:
-    """All of them together take 10 MB or less, and each has the sum that is noted."""
+    """Together they take at most 10 MB, and each has its recorded SHA-256 sum."""
     files = [path for path in stand_in.WEIGHTS.rglob("*") if path.is_file()]
     lines = (stand_in.WEIGHTS / "SHA256SUMS").read_text().splitlines()
     noted = {name: digest for digest, name in map(str.split, lines)}

@@ -1,4 +1,4 @@
-"""Steps that are predicted: which, from what, and what it must not change."""
+"""Which steps are predicted, from which outputs, and what prediction must not change."""
 
 import math
 from contextlib import suppress
@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from kontext.errors import Cancelled
 from kontext.inference.step_cache import is_computed, step_cache
-from tests.inference.test_acceleration import FAST, TURBO, an_edit, done, editor_for, pipeline_of
+from tests.support.editors import FAST, TURBO, editor_for, pipeline_of
+from tests.support.edits import an_edit, done
 
 
 class Line:
-    """A transformer whose output lies on a line over noise levels, another for each branch."""
+    """A transformer whose output is linear in the noise level, differently for each branch."""
 
     def __init__(self, sigmas: list[float], branches: int) -> None:
         self.scheduler = SimpleNamespace(sigmas=torch.tensor([*sigmas, 0.0]))
@@ -33,7 +34,7 @@ class Line:
 
 
 def test_of_28_steps_13_are_computed() -> None:
-    """As in Replicate's worker: the first three, the last three, and one of three between."""
+    """As in Replicate's worker: the first three, the last three, and every third in between."""
     computed = [step for step in range(28) if is_computed(step, 28)]
 
     assert computed == [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 25, 26, 27]
@@ -41,7 +42,7 @@ def test_of_28_steps_13_are_computed() -> None:
 
 @given(st.integers(1, 50))
 def test_ends_are_computed_and_no_gap_is_longer_than_two(steps: int) -> None:
-    """A line needs two points, and holds for a while only."""
+    """A line needs two points, and is accurate for a few steps only."""
     computed = [is_computed(step, steps) for step in range(steps)]
 
     assert all(computed[:3])
@@ -50,8 +51,8 @@ def test_ends_are_computed_and_no_gap_is_longer_than_two(steps: int) -> None:
 
 
 @pytest.mark.parametrize("branches", [1, 2])
-def test_a_line_is_continued_exactly(branches: int) -> None:
-    """Over uneven noise levels, and each branch of guidance on its own."""
+def test_a_linear_output_is_predicted_exactly(branches: int) -> None:
+    """For uneven noise levels, and for each branch of guidance separately."""
     sigmas = [math.cos(step / 13) for step in range(20)]
     line = Line(sigmas, branches)
     with step_cache(line, 20, branches):
@@ -65,7 +66,7 @@ def test_a_line_is_continued_exactly(branches: int) -> None:
 def test_turbo_computes_half_of_the_steps_and_reports_them_all(
     negative_prompt: str, calls: int
 ) -> None:
-    """Progress, and so cancellation, goes on through those that are predicted."""
+    """Progress is reported, and a stop noticed, at predicted steps too."""
     editor, computed = editor_for(TURBO), []
     reported: list[int] = []
     embedder = pipeline_of(editor).transformer.x_embedder
@@ -77,7 +78,7 @@ def test_turbo_computes_half_of_the_steps_and_reports_them_all(
 
 
 def test_turbo_differs_from_fast_only_where_steps_are_predicted() -> None:
-    """An edit of few steps is computed whole."""
+    """All steps of a short edit are computed."""
     fast, turbo = editor_for(FAST), editor_for(TURBO)
 
     assert done(turbo, an_edit(num_inference_steps=6)) == done(fast, an_edit(num_inference_steps=6))
@@ -86,8 +87,8 @@ def test_turbo_differs_from_fast_only_where_steps_are_predicted() -> None:
     )
 
 
-def test_nothing_is_predicted_outside() -> None:
-    """However the edit ended, the transformer is its own again."""
+def test_nothing_is_predicted_after_the_edit() -> None:
+    """Also when it failed, the transformer has its own forward pass again."""
     pipeline = pipeline_of(editor_for(TURBO))
     with suppress(Cancelled), step_cache(pipeline, 28, 1):
         assert "forward" in vars(pipeline.transformer)

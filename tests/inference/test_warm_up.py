@@ -1,4 +1,4 @@
-"""What a worker does before its first job: where, and in which order."""
+"""The warm-up: which edits it makes, in which order, and on which thread."""
 
 import threading
 from collections.abc import Callable
@@ -9,15 +9,16 @@ from PIL import Image
 from kontext.contract.size import Size
 from kontext.inference import acceleration
 from kontext.inference.edit import Edit
-from kontext.inference.mode import EXACT
 from kontext.inference.model import Model
+from kontext.inference.plan import EXACT
+from kontext.inference.warm_up import warm_up
 from kontext.settings import Settings
 from kontext.startup.boot import Boot
-from tests.startup.test_boot import post_nothing
+from tests.support.progress import post_nothing
 
 
 class Recorder:
-    """An editor that notes its edits, and the thread of each."""
+    """An editor that records its edits and their threads."""
 
     mode = "exact"
 
@@ -32,7 +33,7 @@ class Recorder:
 
 
 async def test_the_warm_up_runs_on_the_thread_that_runs_the_jobs() -> None:
-    """CuDNN's plans and the handles of cuBLAS belong to a thread."""
+    """CuDNN's plans and cuBLAS's handles belong to a thread."""
     pipeline = flux_model.pipeline()
     acceleration.prepare(pipeline, EXACT)
     boot, editor = Boot(Settings.load(), post_nothing), Recorder()
@@ -42,10 +43,10 @@ async def test_the_warm_up_runs_on_the_thread_that_runs_the_jobs() -> None:
     assert threading.get_ident() not in editor.threads
 
 
-async def test_the_warm_up_begins_with_what_the_documentation_asks_for() -> None:
-    """Kernels are tuned at the size that comes first; a negative prompt and a photograph follow."""
-    boot, editor = Boot(Settings.load(), post_nothing), Recorder()
-    boot._warm_up(editor)  # type: ignore[arg-type]
+def test_the_warm_up_begins_with_what_the_documentation_asks_for() -> None:
+    """Kernels are tuned for the first size; a negative prompt and another aspect follow."""
+    editor = Recorder()
+    warm_up(editor)  # type: ignore[arg-type]
     first, *others = editor.edits
 
     assert first.size == Size(1024, 1024)

@@ -1,4 +1,4 @@
-"""Where weights are looked for, and that they load by the path of production."""
+"""Where weights are searched, and that they load as in production."""
 
 from pathlib import Path
 
@@ -13,8 +13,7 @@ from kontext.inference import model, weights
 from kontext.inference.blocks import DoubleBlock, SingleBlock
 from kontext.inference.editor import Editor
 from kontext.inference.weights import Weights
-from tests.inference.test_editor import image
-from tests.support.edits import edit_of
+from tests.support.edits import edit_of, noise_image
 
 MODEL = "black-forest-labs/FLUX.1-Kontext-dev"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -22,14 +21,14 @@ CACHE = "huggingface-cache/hub/models--black-forest-labs--FLUX.1-Kontext-dev"
 
 
 def pipeline_at(path: Path) -> Path:
-    """Make a directory look like a pipeline's."""
+    """Make a directory that looks like a pipeline's, and return it."""
     path.mkdir(parents=True)
     (path / "model_index.json").write_text("{}")
     return path
 
 
 def test_the_order_of_the_search(tmp_path: Path) -> None:
-    """A given path comes before Runpod's caches, these before the volume, that before the image."""
+    """`MODEL_PATH`, Runpod's caches, the network volume, the container image."""
     volume, image, store = tmp_path / "volume", tmp_path / "image", tmp_path / "store"
     own = tmp_path / "own"
     for place in (
@@ -54,7 +53,7 @@ def test_the_order_of_the_search(tmp_path: Path) -> None:
     ],
 )
 def test_runpods_model_store_is_searched(tmp_path: Path, directory: str, revision: str) -> None:
-    """Every layout of it that deployers have seen, and the commit where a path tells it."""
+    """In every layout that deployers have seen; the commit is known if the path contains it."""
     store, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
     found = pipeline_at(store / directory)
 
@@ -62,7 +61,7 @@ def test_runpods_model_store_is_searched(tmp_path: Path, directory: str, revisio
 
 
 def test_a_snapshot_comes_before_the_directory_that_holds_it(tmp_path: Path) -> None:
-    """A model store's directory of a revision was seen with small files alone."""
+    """A revision's directory was seen that had only the small files."""
     revision = pipeline_at(tmp_path / MODEL / COMMIT)
     snapshot = pipeline_at(revision / "snapshots" / COMMIT)
 
@@ -70,7 +69,7 @@ def test_a_snapshot_comes_before_the_directory_that_holds_it(tmp_path: Path) -> 
 
 
 def test_the_cached_main_revision_is_preferred(tmp_path: Path) -> None:
-    """Of several snapshots the one that refs/main names is taken, and its commit is known."""
+    """Of several snapshots, the one that refs/main names is used, and its commit is known."""
     for commit in ("aaaa", "bbbb"):
         pipeline_at(tmp_path / CACHE / "snapshots" / commit)
     (tmp_path / CACHE / "refs").mkdir()
@@ -91,7 +90,7 @@ def test_the_revision_of_a_downloaded_directory(tmp_path: Path) -> None:
 
 
 def test_missing_weights_are_one_clear_sentence(tmp_path: Path) -> None:
-    """The deployer reads what is gated and what to set."""
+    """It tells the deployer which licence to accept and which setting to use."""
     with pytest.raises(BootError, match=r"accept the licence at https://huggingface\.co/black"):
         weights.find(MODEL, None, tmp_path, tmp_path)
     with pytest.raises(BootError, match=r"^MODEL_PATH .* holds no model_index\.json$"):
@@ -103,7 +102,7 @@ def test_weights_on_disk_load_and_edit(tmp_path: Path) -> None:
     flux_model.pipeline().save_pretrained(tmp_path)
     loaded = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu")
     loaded.pipeline.set_progress_bar_config(disable=True)
-    edit = edit_of(Size(256, 256), image(), num_inference_steps=1)
+    edit = edit_of(Size(256, 256), noise_image(), num_inference_steps=1)
 
     assert Editor(loaded, 2.5).edit(edit, lambda _: None).size == (256, 256)
     assert str(loaded.pipeline.transformer.dtype) == "torch.bfloat16"
@@ -113,7 +112,7 @@ def test_weights_on_disk_load_and_edit(tmp_path: Path) -> None:
 def test_the_weights_are_bit_for_bit_those_of_plain_from_pretrained(
     tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    """However the components get to their device, converted or as they lie on disk."""
+    """Whether or not loading converts them to another precision."""
     flux_model.pipeline().to(dtype).save_pretrained(tmp_path)
     plain = FluxKontextPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     ours = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu").pipeline
@@ -128,13 +127,13 @@ def test_the_weights_are_bit_for_bit_those_of_plain_from_pretrained(
 
 
 def is_joint(name: str) -> bool:
-    """Tell whether a weight is that of several linears at once, which are views of it."""
+    """Return whether a weight is a joint one, of which others are views."""
     joint = {*DoubleBlock.PARTS, *SingleBlock.PARTS}
     return any(f".{linear}." in name for linear in joint)
 
 
 def test_a_loaded_pipeline_can_still_be_moved(tmp_path: Path) -> None:
-    """A map of devices would forbid it, and offloading, for ever."""
+    """A device map would forbid this, and offloading."""
     flux_model.pipeline().save_pretrained(tmp_path)
     loaded = model.load(MODEL, Weights(tmp_path, "f00d"), device="cpu").pipeline
 
@@ -155,7 +154,7 @@ def test_the_files_are_those_that_the_pipeline_reads(tmp_path: Path) -> None:
 
 
 def test_incomplete_weights_are_one_clear_sentence(tmp_path: Path) -> None:
-    """A download that broke off is named, not shown as a traceback."""
+    """An interrupted download is named instead of shown as a traceback."""
     flux_model.pipeline().save_pretrained(tmp_path)
     (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").unlink()
 

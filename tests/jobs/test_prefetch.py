@@ -1,154 +1,154 @@
-"""When the next job is wanted."""
+"""When the next job is to be fetched."""
 
 import asyncio
 from contextlib import ExitStack
 
 import pytest
 
-from kontext.jobs.prefetch import MOST_BEFORE_EDIT, Prefetch
+from kontext.jobs.prefetch import MAX_JOBS_BEFORE_EDIT, Prefetch
 
 
-async def is_wanted(prefetch: Prefetch) -> bool:
-    """Tell whether a job is wanted now."""
+async def is_due(prefetch: Prefetch) -> bool:
+    """Return whether a job is to be fetched now."""
     try:
         async with asyncio.timeout(0.02):
-            await prefetch.wanted()
+            await prefetch.wait_until_due()
     except TimeoutError:
         return False
     return True
 
 
-async def test_an_idle_worker_wants_a_job() -> None:
-    """Nothing taken, nothing running: at once."""
-    assert await is_wanted(Prefetch(1))
+async def test_an_idle_worker_fetches_a_job() -> None:
+    """At once: no job was fetched and none runs."""
+    assert await is_due(Prefetch(1))
 
 
-async def test_one_job_is_taken_ahead_at_most() -> None:
-    """From the moment it is taken until it has the executor, no other is wanted."""
+async def test_at_most_one_job_is_prefetched() -> None:
+    """No other is fetched from the moment a job is fetched until it has the GPU."""
     prefetch = Prefetch(1)
-    prefetch.fetched(1)
-    assert not await is_wanted(prefetch)
-    with prefetch.turn():
-        assert not await is_wanted(prefetch)
-    assert await is_wanted(prefetch)
+    prefetch.count_fetched(1)
+    assert not await is_due(prefetch)
+    with prefetch.track():
+        assert not await is_due(prefetch)
+    assert await is_due(prefetch)
 
 
-async def test_nothing_is_taken_before_the_end_can_be_told() -> None:
-    """Before the first step nobody knows how long a step takes."""
+async def test_nothing_is_fetched_before_the_first_step() -> None:
+    """Until then it is unknown how long a step takes."""
     prefetch = Prefetch(60)
-    with prefetch.turn() as turn:
-        turn.enter(steps=10)
-        assert not await is_wanted(prefetch)
-        turn.step(1)
-        assert await is_wanted(prefetch)
+    with prefetch.track() as job:
+        job.start_edit(steps=10)
+        assert not await is_due(prefetch)
+        job.set_steps_done(1)
+        assert await is_due(prefetch)
 
 
-async def test_a_job_is_wanted_when_the_lane_will_soon_be_free() -> None:
-    """Far from its end the running edit keeps others away; near it the next one may come."""
+async def test_a_job_is_due_when_the_gpu_will_soon_be_free() -> None:
+    """Not while the running edit has many steps left, but near its end."""
     prefetch = Prefetch(0.05)
-    with prefetch.turn() as turn:
-        turn.enter(steps=1000)
+    with prefetch.track() as job:
+        job.start_edit(steps=1000)
         await asyncio.sleep(0.01)
-        turn.step(1)
-        assert not await is_wanted(prefetch)
-        turn.step(998)
-        assert await is_wanted(prefetch)
+        job.set_steps_done(1)
+        assert not await is_due(prefetch)
+        job.set_steps_done(998)
+        assert await is_due(prefetch)
 
 
-async def test_waiting_ends_when_its_time_has_come() -> None:
-    """Nothing need happen: the expected end alone wakes who waits."""
+async def test_waiting_ends_at_the_estimated_time() -> None:
+    """No change of a job is needed for that."""
     prefetch = Prefetch(0.05)
-    with prefetch.turn() as turn:
-        turn.enter(steps=2)
+    with prefetch.track() as job:
+        job.start_edit(steps=2)
         await asyncio.sleep(0.15)
-        turn.step(1)
-        waiting = asyncio.create_task(prefetch.wanted())
+        job.set_steps_done(1)
+        waiting = asyncio.create_task(prefetch.wait_until_due())
         await asyncio.sleep(0)
         assert not waiting.done()
         async with asyncio.timeout(5):
             await waiting
 
 
-async def test_with_none_ahead_the_lane_must_be_free() -> None:
-    """0 seconds: only when the running edit has ended, but before its result is stored."""
+async def test_without_prefetch_the_gpu_must_be_free() -> None:
+    """With 0 seconds a job is due when the edit has ended, before its result is stored."""
     prefetch = Prefetch(0)
-    with prefetch.turn() as turn:
-        turn.enter(steps=5)
+    with prefetch.track() as job:
+        job.start_edit(steps=5)
         await asyncio.sleep(0.01)
-        turn.step(1)
-        assert not await is_wanted(prefetch)
-        turn.leave()
-        assert await is_wanted(prefetch)
+        job.set_steps_done(1)
+        assert not await is_due(prefetch)
+        job.end_edit()
+        assert await is_due(prefetch)
 
 
-async def test_another_job_is_taken_beside_one_that_is_slow() -> None:
-    """A host that hangs keeps its own job waiting, and no other."""
+async def test_another_job_is_fetched_beside_a_slow_one() -> None:
+    """A host that hangs delays only its own job."""
     prefetch = Prefetch(1, slow_seconds=0.1)
-    prefetch.fetched(1)
-    waiting = asyncio.create_task(prefetch.wanted())
-    await asyncio.sleep(0)  # it waits from before the job has begun, as the SDK's loop does
-    with prefetch.turn():
-        assert not await is_wanted(prefetch)
+    prefetch.count_fetched(1)
+    waiting = asyncio.create_task(prefetch.wait_until_due())
+    await asyncio.sleep(0)  # so that it waits before the job begins, as in the SDK's loop
+    with prefetch.track():
+        assert not await is_due(prefetch)
         async with asyncio.timeout(5):
             await waiting
-        with prefetch.turn():
-            assert not await is_wanted(prefetch)  # that one may be quick
+        with prefetch.track():
+            assert not await is_due(prefetch)  # the second job may be quick
 
 
 async def test_a_job_that_is_ready_is_not_slow() -> None:
-    """It waits for nothing but the executor: another would only wait behind it."""
+    """It waits only for the GPU, and another job would wait behind it."""
     prefetch = Prefetch(1, slow_seconds=0)
-    with prefetch.turn() as turn:
-        assert await is_wanted(prefetch)
-        turn.ready()
-        assert not await is_wanted(prefetch)
+    with prefetch.track() as job:
+        assert await is_due(prefetch)
+        job.set_ready()
+        assert not await is_due(prefetch)
 
 
-async def test_slow_jobs_do_not_bring_others_while_the_lane_is_busy() -> None:
-    """The GPU works: a job that is taken now would only wait, and be kept from idle workers."""
+async def test_nothing_is_fetched_beside_slow_jobs_while_the_gpu_is_busy() -> None:
+    """A job that is fetched now would wait here, where an idle worker could run it."""
     prefetch = Prefetch(1, slow_seconds=0)
-    with prefetch.turn(), prefetch.turn() as turn:
-        turn.enter(steps=1000)
-        assert not await is_wanted(prefetch)
-        turn.leave()
-        assert await is_wanted(prefetch)
+    with prefetch.track(), prefetch.track() as job:
+        job.start_edit(steps=1000)
+        assert not await is_due(prefetch)
+        job.end_edit()
+        assert await is_due(prefetch)
 
 
 async def test_slow_jobs_are_limited() -> None:
-    """Each holds memory, though the executor is idle."""
+    """Each holds memory, so there is a limit even while the GPU is idle."""
     prefetch = Prefetch(1, slow_seconds=0)
-    with ExitStack() as turns:
-        for _ in range(MOST_BEFORE_EDIT):
-            assert await is_wanted(prefetch)
-            turns.enter_context(prefetch.turn())
-        assert not await is_wanted(prefetch)
+    with ExitStack() as jobs:
+        for _ in range(MAX_JOBS_BEFORE_EDIT):
+            assert await is_due(prefetch)
+            jobs.enter_context(prefetch.track())
+        assert not await is_due(prefetch)
 
 
-async def test_a_job_that_enters_after_its_end_leaves_no_trace() -> None:
-    """The executor's thread said so just before the cancel; the worker took no job ever after."""
+async def test_an_edit_that_starts_after_its_job_ended_is_ignored() -> None:
+    """The GPU's thread sent this just before a cancel; the worker never fetched a job again."""
     prefetch = Prefetch(1)
-    with prefetch.turn() as turn:
+    with prefetch.track() as job:
         pass
-    turn.enter(steps=5)
+    job.start_edit(steps=5)
 
-    assert await is_wanted(prefetch)
+    assert await is_due(prefetch)
 
 
-async def test_a_job_that_fails_early_makes_room() -> None:
-    """A refused input, or a cancelled fetch, keeps no other job away."""
+async def test_a_job_that_fails_early_delays_no_other() -> None:
+    """Its input was refused, or its fetch was cancelled."""
     prefetch = Prefetch(1)
-    prefetch.fetched(1)
-    with pytest.raises(ValueError, match="refused"), prefetch.turn():
+    prefetch.count_fetched(1)
+    with pytest.raises(ValueError, match="refused"), prefetch.track():
         raise ValueError("refused")
 
-    assert await is_wanted(prefetch)
+    assert await is_due(prefetch)
 
 
-async def test_the_local_modes_fetch_nothing() -> None:
-    """A turn that nobody fetched counts once, and leaves no debt."""
+async def test_jobs_of_the_local_modes_are_not_counted_as_fetched() -> None:
+    """A tracked job that was never counted does not make the count negative."""
     prefetch = Prefetch(1)
-    with prefetch.turn():
+    with prefetch.track():
         pass
-    assert await is_wanted(prefetch)
-    prefetch.fetched(1)
-    assert not await is_wanted(prefetch)
+    assert await is_due(prefetch)
+    prefetch.count_fetched(1)
+    assert not await is_due(prefetch)

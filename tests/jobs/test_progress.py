@@ -1,4 +1,4 @@
-"""Progress posts: in order, the newest only, and none after the job's end."""
+"""Progress posts: in order, only the newest, and none after the job's end."""
 
 import asyncio
 
@@ -11,7 +11,7 @@ GUARD = 10
 
 
 class Endpoint:
-    """Takes posts when the test lets it, and fails or hangs on demand."""
+    """Accepts posts when the test opens its gate; fails or hangs if the test says so."""
 
     def __init__(self, *, open_at_once: bool = True, failure: Exception | None = None) -> None:
         self.started: list[int] = []
@@ -23,7 +23,7 @@ class Endpoint:
             self.gate.set()
 
     async def post(self, update: Progress) -> None:
-        """Be the endpoint."""
+        """Receive one post."""
         self.started.append(update["step"])
         try:
             await self.gate.wait()
@@ -46,7 +46,7 @@ async def test_every_step_is_posted_when_the_endpoint_is_quick() -> None:
     endpoint = Endpoint()
     async with ProgressReporter(endpoint.post, 3) as reporter:
         for step in (1, 2, 3):
-            reporter.step(step)
+            reporter.set_steps_done(step)
             await turns()
 
     assert endpoint.landed == [
@@ -57,11 +57,11 @@ async def test_every_step_is_posted_when_the_endpoint_is_quick() -> None:
 
 
 async def test_a_slow_endpoint_gets_the_newest_and_never_two_at_once() -> None:
-    """What came while one was under way is told by the next; the ones between are skipped."""
+    """The next post tells the newest progress; the ones in between are skipped."""
     endpoint = Endpoint(open_at_once=False)
     async with ProgressReporter(endpoint.post, 50) as reporter:
         for step in (1, 2, 3, 4):
-            reporter.step(step)
+            reporter.set_steps_done(step)
             await turns()
         assert endpoint.started == [1]
         endpoint.gate.set()
@@ -71,16 +71,16 @@ async def test_a_slow_endpoint_gets_the_newest_and_never_two_at_once() -> None:
 
 
 async def test_the_end_waits_for_the_update_under_way_and_drops_the_rest() -> None:
-    """When the block ends, the result may go: nothing is under way and nothing will be."""
+    """When the block has ended the result may be sent: no post is under way or will be."""
     endpoint = Endpoint(open_at_once=False)
     loop = asyncio.get_running_loop()
     async with ProgressReporter(endpoint.post, 50) as reporter:
-        reporter.step(1)
+        reporter.set_steps_done(1)
         await turns()
-        reporter.step(2)
+        reporter.set_steps_done(2)
         loop.call_later(0.01, endpoint.gate.set)
     landed = [update["step"] for update in endpoint.landed]
-    reporter.step(3)  # from a thread that has not yet noticed
+    reporter.set_steps_done(3)  # from a thread that does not know yet
     await turns()
 
     assert landed == endpoint.started == [1]
@@ -103,7 +103,7 @@ async def test_a_failed_job_waits_for_its_update_too() -> None:
 
     async def fail() -> None:
         async with reporter:
-            reporter.step(1)
+            reporter.set_steps_done(1)
             await turns()
             asyncio.get_running_loop().call_later(0.01, endpoint.gate.set)
             raise ArithmeticError
@@ -113,16 +113,16 @@ async def test_a_failed_job_waits_for_its_update_too() -> None:
     assert [update["step"] for update in endpoint.landed] == [1]
 
 
-@pytest.mark.parametrize("amid_steps", [True, False], ids=["amid-its-steps", "at-its-end"])
-async def test_a_cancelled_job_drops_the_update_under_way(amid_steps: bool) -> None:
-    """Nobody waits for it; it must not bring a cancelled job back to IN_PROGRESS."""
+@pytest.mark.parametrize("during_steps", [True, False], ids=["during-its-steps", "at-its-end"])
+async def test_a_cancelled_job_drops_the_update_under_way(during_steps: bool) -> None:
+    """Otherwise it could set the cancelled job back to IN_PROGRESS."""
     endpoint = Endpoint(open_at_once=False)
 
     async def job() -> None:
         async with ProgressReporter(endpoint.post, 2) as reporter:
-            reporter.step(1)
+            reporter.set_steps_done(1)
             await turns()
-            if amid_steps:
+            if during_steps:
                 await asyncio.Event().wait()
 
     task = asyncio.create_task(job())
@@ -137,14 +137,14 @@ async def test_a_cancelled_job_drops_the_update_under_way(amid_steps: bool) -> N
 
 
 @pytest.mark.parametrize("failure", [OSError("connection reset"), TimeoutError(), ValueError()])
-async def test_a_post_that_fails_is_nobodys_concern(failure: Exception) -> None:
+async def test_a_post_that_fails_is_ignored(failure: Exception) -> None:
     """The job goes on, and so do its updates."""
     endpoint = Endpoint(failure=failure)
     async with ProgressReporter(endpoint.post, 2) as reporter:
-        reporter.step(1)
+        reporter.set_steps_done(1)
         await turns()
         endpoint.failure = None
-        reporter.step(2)
+        reporter.set_steps_done(2)
         await turns()
 
     assert endpoint.started == [1, 2]
@@ -152,10 +152,10 @@ async def test_a_post_that_fails_is_nobodys_concern(failure: Exception) -> None:
 
 
 async def test_a_post_that_hangs_is_dropped() -> None:
-    """An endpoint can delay a result by the longest post, not for ever."""
+    """An endpoint can delay a result only until the timeout of a post."""
     endpoint = Endpoint(open_at_once=False)
     async with asyncio.timeout(GUARD), ProgressReporter(endpoint.post, 2, 0.01) as reporter:
-        reporter.step(1)
+        reporter.set_steps_done(1)
         await turns()
 
     assert endpoint.dropped == endpoint.started == [1]

@@ -1,7 +1,7 @@
-"""A running server without worker processes, a client, and a worker that obeys the test."""
+"""Fixtures: a running server without worker processes, its client and worker, and a store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,8 @@ import pytest
 import pytest_asyncio
 
 from kontext.local.server import Options, Server
+from kontext.local.store import Store
+from tests.local.stored_jobs import Clock
 from tests.local.worker import Worker
 
 Serve = Callable[..., AbstractAsyncContextManager[Server]]
@@ -31,7 +33,7 @@ async def running(database: Path, **options: Any) -> AsyncIterator[Server]:
 
 
 def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
-    """Return a client of some endpoint there."""
+    """Return a client of an endpoint of the server."""
     client = httpx.AsyncClient(base_url=f"{server.url}/v2/any-endpoint", timeout=30, **options)
     client.headers.setdefault("Content-Type", "application/json")
     return client
@@ -39,14 +41,14 @@ def client_of(server: Server, **options: Any) -> httpx.AsyncClient:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Serve:
-    """Runs a server during a block; the next one finds the queue that the last one left."""
+    """A context manager that runs a server; each one opens the queue of the one before."""
     return partial(running, tmp_path / "queue.sqlite")
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def server(serve: Serve) -> AsyncIterator[Server]:
-    """A server that admits every client."""
-    async with serve(webhook_pause=0.05) as server:
+    """A server without an API key."""
+    async with serve(webhook_pause_seconds=0.05) as server:
         yield server
 
 
@@ -61,3 +63,23 @@ async def client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 def worker(server: Server) -> Worker:
     """A worker of the server, called `worker-1`."""
     return Worker(server)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands at noon."""
+    return Clock()
+
+
+@pytest.fixture
+def queue_file(tmp_path: Path) -> Path:
+    """The file of the queue."""
+    return tmp_path / "queue.sqlite"
+
+
+@pytest.fixture
+def store(queue_file: Path, clock: Clock) -> Iterator[Store]:
+    """An empty queue."""
+    store = Store(queue_file, clock)
+    yield store
+    store.close()

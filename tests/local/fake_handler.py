@@ -1,12 +1,12 @@
-"""In the place of `handler.py`: the real SDK loop and a real `Worker`, with nothing to load.
+"""A fake `handler.py`: the real SDK loop and a real `Worker`, with a fake model and store.
 
-It obeys the prompt, and files beside the one that LEDGER names: while `unfit` lies there it fails
-to boot, while `full` does it stores nothing, and a job that waits does so until there is a file
-named as its seed.
+Tests control it by the prompt, and by files in the directory of the ledger, the file that LEDGER
+names. While `unfit` exists, the worker fails to boot; while `full` exists, it stores nothing; a job
+with the prompt `wait` waits until a file named like its seed exists.
 
-Every job that it stores is a line in that file, `JOB-ID PROCESS-ID`, so that a test can count what
-was run; so is its start, with `boot` in the place of the job. It prints what happens when: a
-image fetched, the executor entered, a step, the executor left, a result stored.
+Each stored job is a line in the ledger, `JOB-ID PROCESS-ID`, so that a test can count the runs;
+each start of a worker is a line with `boot` as its job. The worker prints each event: an image
+fetched, the GPU thread entered, a step, the GPU thread left, a result stored.
 """
 
 import asyncio
@@ -29,15 +29,15 @@ from kontext.inference.edit import Edit
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
 from kontext.settings import Settings
-from kontext.storage.base import StoredFile
+from kontext.storage.result_file import ResultFile
 from kontext.worker import Worker
 
 MOMENT = 0.01
-"""Seconds between two looks at a file."""
+"""Seconds between two checks for a file."""
 
 
 class PrintingSource(ImageFetcher):
-    """Says when it has fetched an image."""
+    """Prints when it has fetched an image."""
 
     async def fetch(self, url: str, pixels: int | None = None) -> Image.Image:
         """Return the image."""
@@ -47,7 +47,7 @@ class PrintingSource(ImageFetcher):
 
 
 class Painter:
-    """Paints at once, unless the prompt is the name of a fault or of a pause."""
+    """Returns a plain image at once, unless the prompt names a fault or a pause."""
 
     model, revision, mode = "fake", "0", "exact"
 
@@ -60,7 +60,7 @@ class Painter:
                 say(f"step {edit.seed}")
                 time.sleep(0.1 if edit.request.prompt == "take your time" else 0)
                 on_step(step + 1)
-                while edit.request.prompt == "wait" and not lies_there(str(edit.seed)):
+                while edit.request.prompt == "wait" and not file_exists(str(edit.seed)):
                     time.sleep(MOMENT)
             return Image.new("RGB", (edit.size.width, edit.size.height))
         finally:
@@ -68,7 +68,7 @@ class Painter:
 
 
 def fail(prompt: str) -> None:
-    """Do it, when the prompt says how."""
+    """Fail in the way that the prompt names, if it names one."""
     match prompt:
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -79,7 +79,7 @@ def fail(prompt: str) -> None:
         case "memory not freed":
             raise MemoryNotFreed(OutOfMemory.example)
         case "lost gpu":
-            raise GpuFault(GpuFault.example)
+            raise GpuFault
         case "hang":
             threading.Event().wait()
         case "stop iteration":
@@ -91,19 +91,19 @@ def fail(prompt: str) -> None:
 
 
 class Lenient:
-    """Passes everything."""
+    """A safety checker that passes every image."""
 
     def flags(self, _image: Image.Image) -> bool:
-        """Pass."""
+        """Return that the image is safe."""
         return False
 
 
 class Ledger:
-    """Keeps no file, but a line for each."""
+    """A store that keeps a line for each file instead of the file."""
 
-    async def store(self, file: StoredFile) -> str:
-        """Write the line and return a link that leads nowhere."""
-        while lies_there("full"):  # noqa: ASYNC110 - another process takes it away
+    async def store(self, file: ResultFile) -> str:
+        """Write the line and return a link to no server."""
+        while file_exists("full"):  # noqa: ASYNC110 - another process removes it
             await asyncio.sleep(MOMENT)
         note(file.name)
         say(f"stored {file.metadata['seed']}")
@@ -111,32 +111,32 @@ class Ledger:
 
 
 def say(what: str) -> None:
-    """Print a line in one piece, whatever another thread prints at the moment."""
+    """Print a line in one write, so that no other thread's output gets into it."""
     os.write(sys.stdout.fileno(), f"{what}\n".encode())
 
 
 def note(what: str) -> None:
-    """Append a line; short ones are never torn."""
+    """Append a line to the ledger; short lines are written in one piece."""
     with Path(os.environ["LEDGER"]).open("a") as ledger:
         ledger.write(f"{what} {os.getpid()}\n")
 
 
-def lies_there(name: str) -> bool:
-    """Tell whether there is such a file beside the ledger."""
+def file_exists(name: str) -> bool:
+    """Tell whether the ledger's directory has such a file."""
     return Path(os.environ["LEDGER"]).with_name(name).exists()
 
 
 def is_fit() -> None:
-    """Pass, unless told otherwise."""
-    if lies_there("unfit"):
+    """Raise BootError while the file `unfit` exists."""
+    if file_exists("unfit"):
         raise BootError("there are no weights")
 
 
 def main() -> None:
-    """Run it as `handler.py` runs, less the weights and the bucket."""
+    """Run as `handler.py` does, but without weights and bucket."""
     settings = Settings.load()
     logs.configure(settings.production)
-    # The SDK asks for the processor's name when imported, and measures it for a second to know.
+    # When imported, the SDK reads the processor's name, which takes a second of measurement.
     sys.modules["cpuinfo"] = SimpleNamespace(get_cpu_info=dict)  # type: ignore[assignment]
     import runpod.serverless  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""A server with fake workers, in this process or in one of its own, and a client of it."""
+"""Runs a server with fake workers, in this process or as the command, and a client of it."""
 
 import asyncio
 import base64
@@ -21,8 +21,11 @@ from PIL import Image
 from kontext.local.server import Options, Server
 
 FAKE_HANDLER = Path(__file__).with_name("fake_handler.py")
+INHERITED = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG")
+"""Variables that a worker process gets from the tests; the last one is set by `make coverage`."""
+
 PATIENCE = 60.0
-"""Seconds until a test gives up."""
+"""How long a test waits for anything, in seconds."""
 
 
 def _image() -> str:
@@ -33,14 +36,14 @@ def _image() -> str:
 
 EDIT = {"prompt": "x", "image": _image(), "size": "256*256", "num_inference_steps": 1}
 LONG_EDIT = {**EDIT, "prompt": "take your time", "num_inference_steps": 10}
-"""One second, a progress report each tenth."""
+"""It takes one second and reports progress ten times."""
 
 
 class Ledger:
-    """What the workers wrote down.
+    """Reads the file in which the fake workers log what they do.
 
     Args:
-        path: The file; made here.
+        path: Path of the file; it is created.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,8 +52,8 @@ class Ledger:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a worker of this ledger runs with."""
-        inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        """The environment of a worker that writes to this ledger."""
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
         return {**inherited, "LEDGER": str(self._path), "RUNPOD_SKIP_GPU_CHECK": "true"}
 
     @property
@@ -70,10 +73,10 @@ class Ledger:
 
 
 class Client:
-    """Calls one server.
+    """Calls a server's API.
 
     Args:
-        url: Where it listens.
+        url: Address of the server.
     """
 
     def __init__(self, url: str) -> None:
@@ -85,7 +88,7 @@ class Client:
         return str(answer.raise_for_status().json()["id"])
 
     async def status(self, job_id: str) -> dict[str, Any]:
-        """Return a job as it is."""
+        """Return a job in its current state."""
         return dict((await self._http.get(f"/status/{job_id}")).raise_for_status().json())
 
     async def finished(self, job_id: str) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class Client:
         (await self._http.post(f"/cancel/{job_id}")).raise_for_status()
 
     async def health(self) -> dict[str, Any]:
-        """Return what `/health` counts."""
+        """Return the answer of `/health`."""
         return dict((await self._http.get("/health")).raise_for_status().json())
 
 
@@ -121,7 +124,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(directory: Path, workers: int = 1, **options: Any) -> AsyncIterator[Served]:
-    """Serve in this process, with fake workers, while the block runs."""
+    """Run a server with fake workers in this process while the block runs."""
     ledger = Ledger(directory / "ledger")
     options = {"handler": FAKE_HANDLER, **options}
     server = Server(
@@ -141,12 +144,12 @@ class Command:
     """`python -m kontext.local` in a process of its own, with fake workers.
 
     Attributes:
-        directory: Of all its files; every process of it has this in its command line.
-        url: Where it listens.
-        client: Calls it.
-        ledger: What its workers write down.
-        process: Itself.
-        output: File of all that it prints.
+        directory: Directory of all files; the command line of every process contains it.
+        url: Address of the server.
+        client: A client of the server.
+        ledger: The ledger of the fake workers.
+        process: The server's process.
+        output: Path of the file with everything that the processes print.
     """
 
     directory: Path
@@ -157,12 +160,12 @@ class Command:
     output: Path
 
     async def exit_code(self) -> int:
-        """Wait for its end."""
+        """Wait until the server's process ends; return its exit code."""
         async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
 
     async def leaves_nothing(self) -> bool:
-        """Wait until no process of it remains."""
+        """Wait until no process of the command is left."""
         await until(lambda: not processes(self.directory))
         return True
 
@@ -171,7 +174,7 @@ class Command:
 async def commanded(
     directory: Path, port: int, workers: int = 1, *flags: str, **environment: str
 ) -> AsyncIterator[Command]:
-    """Run the command while the block runs; wait until it has printed its invitation."""
+    """Run the command while the block runs; wait until it has printed its startup message."""
     handler = directory / "handler.py"
     if not handler.exists():
         handler.symlink_to(FAKE_HANDLER)
@@ -196,15 +199,15 @@ async def commanded(
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a port that is free."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that another process brings about."""
+    """Wait until a condition holds of which no event tells."""
     async with asyncio.timeout(PATIENCE):
-        while not holds():  # noqa: ASYNC110 - in another process nobody sets an event
+        while not holds():  # noqa: ASYNC110 - there is no event
             await asyncio.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""A server without a key, as a browser's web pages meet it: they get nothing and change nothing."""
+"""A server without an API key: web pages are refused, programs on this machine are answered."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -57,7 +57,7 @@ PAGES: dict[str, dict[str, str]] = {
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
-    """A server without a key, in which one job waits."""
+    """A server without an API key, in which one job waits."""
     database = tmp_path_factory.mktemp("served") / "queue.sqlite"
     allowed = {"allowed_hosts": ["Laptop.local"], "allowed_origins": [FRONT_END]}
     async with running(database, **allowed) as server, httpx.AsyncClient() as client:
@@ -66,8 +66,8 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
 
 
 async def send(server: Server, method: str, path: str, **more: Any) -> httpx.Response:
-    """Send a request as to the job that waits."""
-    with server.queue.store._transaction() as session:
+    """Send a request; `{job}` in the path is the id of the waiting job."""
+    with server.queue.store.transaction() as session:
         job = session.connection().exec_driver_sql("SELECT id FROM jobs").scalar()
     async with httpx.AsyncClient(base_url=server.url, verify=False) as client:
         return await client.request(method, path.format(job=job), **more)
@@ -78,7 +78,7 @@ async def send(server: Server, method: str, path: str, **more: Any) -> httpx.Res
 async def test_a_web_page_is_refused(
     served: Server, method: str, path: str, headers: dict[str, str]
 ) -> None:
-    """Whatever it asks for, the answer is one sentence, and no page may read even that."""
+    """Every route answers one sentence, which the page may not read, and changes nothing."""
     body = {"json": JOB} if method == "POST" else {}
     before = served.queue.store.counts()
 
@@ -91,7 +91,7 @@ async def test_a_web_page_is_refused(
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_a_preflight_is_refused(served: Server, method: str, path: str) -> None:
-    """So a page cannot send JSON or a key either."""
+    """So a web page can send neither JSON nor a key."""
     headers = {
         "Origin": "https://evil.example",
         "Access-Control-Request-Method": method,
@@ -111,7 +111,7 @@ async def test_a_preflight_is_refused(served: Server, method: str, path: str) ->
 async def test_a_body_that_any_page_could_send_is_refused(
     served: Server, path: str, kind: str
 ) -> None:
-    """Also with an old browser, that says nothing of where the request comes from."""
+    """This also covers old browsers, which do not send the request's origin."""
     headers = {"Content-Type": kind} if kind else {}
 
     answer = await send(served, "POST", path, content=b'{"input": {}}', headers=headers)
@@ -123,14 +123,14 @@ async def test_a_body_that_any_page_could_send_is_refused(
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8000", "[::1]:8000", "LAPTOP.local"])
 async def test_a_name_of_this_machine_is_answered(served: Server, host: str) -> None:
-    """With any port: a tunnel or a container may have another."""
+    """The port may differ, as behind a tunnel or a container."""
     answer = await send(served, "GET", "/v2/any/health", headers={"Host": host})
 
     assert answer.status_code == 200
 
 
 async def test_an_allowed_page_is_answered(served: Server) -> None:
-    """It may ask beforehand, and read the answer."""
+    """Its preflight request is allowed, and it may read the answer."""
     origin = {"Origin": FRONT_END, "Sec-Fetch-Site": "same-site"}
     asked = {
         "Access-Control-Request-Method": "POST",
@@ -146,7 +146,7 @@ async def test_an_allowed_page_is_answered(served: Server) -> None:
 
 
 async def test_the_servers_own_page_is_answered(served: Server) -> None:
-    """`/docs` sends requests too."""
+    """The page at `/docs` can send requests."""
     headers = {"Origin": served.url, "Sec-Fetch-Site": "same-origin"}
 
     assert (await send(served, "GET", "/v2/any/health", headers=headers)).status_code == 200
@@ -156,7 +156,7 @@ async def test_the_servers_own_page_is_answered(served: Server) -> None:
     "headers", [{}, {"Content-Type": "Application/JSON; charset=utf-8"}], ids=str
 )
 async def test_a_command_line_is_answered(serve: Serve, headers: dict[str, str]) -> None:
-    """It names no origin, and without a body no type either."""
+    """A command line sends no origin, and without a body no content type."""
     async with serve() as server:
         await send(server, "POST", "/v2/any/purge-queue")
         answer = await send(server, "POST", "/v2/any/purge-queue", headers=headers)
@@ -166,7 +166,7 @@ async def test_a_command_line_is_answered(serve: Serve, headers: dict[str, str])
 
 @pytest.mark.parametrize("host", ["127.0.0.2", "::1", "localhost"])
 async def test_a_worker_reaches_any_loopback_address(serve: Serve, host: str) -> None:
-    """It calls the address that the server is bound to, and declares its JSON as a form."""
+    """A worker calls the address that the server is bound to, and declares its JSON as a form."""
     try:
         socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError:
@@ -182,7 +182,7 @@ async def test_a_worker_reaches_any_loopback_address(serve: Serve, host: str) ->
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "", "kontext.local"])
 async def test_other_machines_need_a_key(tmp_path: Path, host: str) -> None:
-    """The server does not start without one."""
+    """Bound to an address that others can reach, the server does not start without a key."""
     with pytest.raises(BootError, match="clients need a key"):
         Server(Options(tmp_path / "queue.sqlite", workers=[], host=host))
 
@@ -201,10 +201,8 @@ async def test_other_machines_need_a_key(tmp_path: Path, host: str) -> None:
     ],
     ids=str,
 )
-async def test_a_name_that_could_never_match_is_refused(
-    tmp_path: Path, wrong: dict[str, Any]
-) -> None:
-    """The sentence has the flag, an example and the value."""
+async def test_a_malformed_host_or_origin_is_refused(tmp_path: Path, wrong: dict[str, Any]) -> None:
+    """The sentence names the flag, an example and the value."""
     flag = "--allow-host" if "allowed_hosts" in wrong else "--allow-origin"
     with pytest.raises(BootError) as refused:
         Server(Options(tmp_path / "queue.sqlite", workers=[], **wrong))

@@ -1,6 +1,6 @@
-"""Runpod's clients work against the server with nothing but their base URL changed.
+"""Runpod's clients work with the local server when only their base URL is changed.
 
-Each runs as its users run it, in a process of its own.
+Each client runs in a process of its own, as its users run it.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ RUNPOD_SDK = "runpod-sdk@1.1.2"
 
 
 async def answer(worker: Worker) -> None:
-    """Do every job as its prompt wants it, for ever."""
+    """Run jobs, each as its prompt says, until cancelled."""
     while True:
         job = await worker.poll() or {"input": {"prompt": None}}
         match job["input"]["prompt"]:
@@ -46,7 +46,7 @@ async def answer(worker: Worker) -> None:
 
 @pytest.fixture
 def api_key() -> str | None:
-    """What the server wants to see."""
+    """The key that the server requires."""
     return KEY
 
 
@@ -55,17 +55,17 @@ WITH_AND_WITHOUT_KEY = pytest.mark.parametrize("api_key", [KEY, None], ids=["key
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def base_url(serve: Serve, api_key: str | None) -> AsyncIterator[str]:
-    """What clients put in place of Runpod's address; there the jobs are done."""
+    """The address that clients use in place of Runpod's; a worker runs the jobs there."""
     async with serve(api_key=api_key) as server:
         worker = Worker(server)
         working = asyncio.create_task(answer(worker))
         yield f"{server.url}/v2"
         working.cancel()
-        server.queue.drain(worker.name)  # or the server would wait for its poll
+        server.queue.close_worker(worker.name)  # or the server would wait for its open poll
 
 
 async def output_of(*command: str, directory: Path, **environment: str) -> str:
-    """Return what a program writes, run with the key of the documented examples."""
+    """Run a program with the API key set; return what it prints."""
     process = await asyncio.create_subprocess_exec(
         *command,
         cwd=directory,
@@ -80,7 +80,7 @@ async def output_of(*command: str, directory: Path, **environment: str) -> str:
 
 
 def program(name: str) -> str:
-    """Return where a program is, or skip."""
+    """Return the path of a program; skip the test if there is none."""
     path = shutil.which(name)
     if path is None:
         pytest.skip(f"{name} is not installed")
@@ -179,7 +179,7 @@ console.log(result.output.image_url);
 @WITH_AND_WITHOUT_KEY
 @pytest.mark.parametrize("snippet", [CURL_OF_THE_MODEL, CURL_OF_THE_PLATFORM], ids=["model", "api"])
 async def test_curl(base_url: str, tmp_path: Path, snippet: str) -> None:
-    """The model's page sends the key as a bearer token, the operations' page bare."""
+    """The model's page sends the key as a bearer token, the operations' page sends it bare."""
     program("curl")
     command = snippet.replace(RUNPOD, base_url)
 
@@ -295,13 +295,14 @@ WORKERS = {"idle": 0, "running": 0}
 
 
 def health(completed: int, failed: int) -> dict[str, Any]:
+    """Return the expected answer of `/health`."""
     jobs = {"completed": completed, "failed": failed, "inProgress": 0, "inQueue": 0, "retried": 0}
     return {"jobs": jobs, "workers": WORKERS}
 
 
 @WITH_AND_WITHOUT_KEY
 async def test_runpods_python_client(base_url: str, tmp_path: Path, api_key: str | None) -> None:
-    """`runpod.Endpoint`, its base URL set by `RUNPOD_ENDPOINT_BASE_URL`."""
+    """`runpod.Endpoint` works with `RUNPOD_ENDPOINT_BASE_URL` set."""
     shown = await output_of(
         sys.executable, "-c", RUNPOD_SYNC, directory=tmp_path, RUNPOD_ENDPOINT_BASE_URL=base_url
     )
@@ -323,7 +324,7 @@ async def test_runpods_python_client(base_url: str, tmp_path: Path, api_key: str
 
 @WITH_AND_WITHOUT_KEY
 async def test_runpods_asyncio_client(base_url: str, tmp_path: Path) -> None:
-    """`runpod.AsyncioEndpoint`, its base URL set by `runpod.endpoint_url_base`."""
+    """`runpod.AsyncioEndpoint` works with `runpod.endpoint_url_base` set."""
     shown = await output_of(sys.executable, "-c", RUNPOD_ASYNC, base_url, directory=tmp_path)
 
     assert json.loads(shown) == {
@@ -339,7 +340,7 @@ async def test_runpods_asyncio_client(base_url: str, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def runpod_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with Runpod's npm package in it."""
+    """A directory with Runpod's npm package installed."""
     directory = tmp_path_factory.mktemp("runpod-sdk")
     install = [program("npm"), "install", "--prefer-offline", "--fetch-retries=0", RUNPOD_SDK]
     installed = subprocess.run(
@@ -352,7 +353,7 @@ def runpod_sdk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @WITH_AND_WITHOUT_KEY
 async def test_runpods_javascript_client(base_url: str, runpod_sdk: Path) -> None:
-    """The npm package `runpod-sdk`, its base URL set by its `baseUrl`."""
+    """The npm package `runpod-sdk` works with its option `baseUrl` set."""
     (runpod_sdk / "test.mjs").write_text(RUNPOD_SDK_JS)
 
     shown = await output_of(program("node"), "test.mjs", directory=runpod_sdk, BASE_URL=base_url)

@@ -1,4 +1,4 @@
-"""`python -m kontext.local`, as a person at a terminal starts and ends it."""
+"""`python -m kontext.local`: its start, its options and its shutdown."""
 
 import asyncio
 import os
@@ -12,15 +12,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from kontext.local.worker_environment import worker_environments
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 from tests.local.served import EDIT, LONG_EDIT, commanded, free_port, processes
 
 KEY = "rpa_KEY_of_these_tests"
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {})
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -36,13 +35,13 @@ def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess[s
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
-async def test_asked_to_end_it_lets_the_workers_finish(
+async def test_a_shutdown_lets_the_workers_finish_their_jobs(
     number: signal.Signals, tmp_path: Path
 ) -> None:
-    """The running job's result is recorded, what waits is kept, no process remains."""
+    """The running job's result is recorded, waiting jobs are kept, no process is left."""
     port = free_port()
     async with commanded(tmp_path, port) as command:
-        longer = {**LONG_EDIT, "num_inference_steps": 30}  # or what waits would be taken ahead
+        longer = {**LONG_EDIT, "num_inference_steps": 30}  # or the waiting job would be prefetched
         job_id = await command.client.send(longer)
         await command.client.running(job_id)
         waiting = await command.client.send(EDIT)
@@ -56,8 +55,8 @@ async def test_asked_to_end_it_lets_the_workers_finish(
         assert (await command.client.finished(waiting))["status"] == "COMPLETED"
 
 
-async def test_a_client_that_waits_is_answered_at_the_end(tmp_path: Path) -> None:
-    """It learns how far its job is; the job stays in the queue."""
+async def test_a_client_that_waits_is_answered_at_shutdown(tmp_path: Path) -> None:
+    """The answer is the job's current state; the job stays in the queue."""
     async with commanded(tmp_path, free_port()) as command:
         first = await command.client.send(LONG_EDIT)
         await command.client.running(first)
@@ -70,8 +69,8 @@ async def test_a_client_that_waits_is_answered_at_the_end(tmp_path: Path) -> Non
         assert await command.exit_code() == 0
 
 
-async def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
-    """The worker is not waited for; no traceback is printed, no process remains."""
+async def test_a_second_ctrl_c_ends_the_server_at_once(tmp_path: Path) -> None:
+    """The server does not wait for the worker; no traceback is printed, no process is left."""
     async with commanded(tmp_path, free_port()) as command:
         job_id = await command.client.send({**LONG_EDIT, "num_inference_steps": 50})
         await command.client.running(job_id)
@@ -86,8 +85,8 @@ async def test_a_second_ctrl_c_ends_all_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.hostile("kills")
-async def test_a_killed_server_leaves_nothing(tmp_path: Path) -> None:
-    """Neither worker, heartbeat nor bucket outlives it, not even what is stopped."""
+async def test_a_killed_server_leaves_no_process(tmp_path: Path) -> None:
+    """Workers, their heartbeats and the bucket are killed with it."""
     async with commanded(tmp_path, free_port(), workers=2) as command:
         await command.client.running(await command.client.send(LONG_EDIT))
         command.process.kill()
@@ -96,7 +95,7 @@ async def test_a_killed_server_leaves_nothing(tmp_path: Path) -> None:
 
 
 async def test_links_of_results_outlive_a_restart(tmp_path: Path) -> None:
-    """The bucket keeps its keys and its port, in a file that nobody else may read."""
+    """The bucket keeps its keys and its port, in a file that no other user may read."""
     memory = tmp_path / "data/bucket.json"
     port = free_port()
     async with commanded(tmp_path, port) as command:
@@ -116,12 +115,12 @@ async def test_links_of_results_outlive_a_restart(tmp_path: Path) -> None:
 def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
     """Its keys remain."""
     memory = tmp_path / "memory"
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as former:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as former:
         pass
     address = urlsplit(former["BUCKET_ENDPOINT_URL"])
     with (
         socket.create_server((address.hostname, address.port)),
-        embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment,
+        embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment,
     ):
         pass
 
@@ -131,18 +130,18 @@ def test_a_bucket_whose_port_is_taken_takes_another(tmp_path: Path) -> None:
 
 @pytest.mark.hostile("kills")
 @pytest.mark.parametrize("kept", ["", '{"BUCKET_NA'], ids=["empty", "cut-off"])
-def test_a_bucket_whose_memory_is_damaged_begins_anew(kept: str, tmp_path: Path) -> None:
+def test_a_bucket_whose_memory_is_damaged_starts_empty(kept: str, tmp_path: Path) -> None:
     """A server killed while it wrote must start again."""
     (tmp_path / "memory").write_text(kept)
-    with embedded_bucket.serve(tmp_path / "bucket", memory=tmp_path / "memory") as environment:
+    with embedded_bucket.serve(tmp_path / "bucket", state=tmp_path / "memory") as environment:
         Bucket.from_settings(
             Settings.load(**{name.lower(): value for name, value in environment.items()})
         ).check()
 
 
 @pytest.mark.parametrize("where", ["nowhere", "variable", "file"])
-async def test_the_invitation_can_be_pasted(where: str, tmp_path: Path) -> None:
-    """The printed request is answered; it names the key's place, and no process shows the key."""
+async def test_the_printed_request_can_be_pasted(where: str, tmp_path: Path) -> None:
+    """It is answered. It names the key's file or variable; no command line contains the key."""
     (tmp_path / "a key").write_text(f"{KEY}\n")
     (tmp_path / "a key").chmod(0o600)
     flags = ["--api-key-file", str(tmp_path / "a key")] if where == "file" else []
@@ -176,7 +175,7 @@ def bucket_secret(directory: Path) -> str:
 
 
 async def test_a_key_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
-    """A secret that a container mounts is often so, so it is no reason not to start."""
+    """The server starts nevertheless: secrets that a container mounts are often readable."""
     (tmp_path / "key").write_text(KEY)
     (tmp_path / "key").chmod(0o644)
     async with commanded(tmp_path, free_port(), 1, "--api-key-file", f"{tmp_path}/key") as command:
@@ -185,8 +184,8 @@ async def test_a_key_that_others_may_read_is_warned_of(tmp_path: Path) -> None:
     assert f"other users may read {tmp_path}/key; keep them out by chmod 600" in printed
 
 
-async def test_what_it_allows_is_a_flag(tmp_path: Path) -> None:
-    """Both may come more than once."""
+async def test_hosts_and_origins_are_allowed_by_flags(tmp_path: Path) -> None:
+    """Both flags may be given more than once."""
     flags = [*("--allow-host", "a", "--allow-host", "b"), *("--allow-origin", "http://c:3000")]
     headers = [{"Host": "a"}, {"Host": "b:80"}, {"Origin": "http://c:3000"}, {"Host": "d"}]
     async with (
@@ -214,10 +213,10 @@ async def test_what_it_allows_is_a_flag(tmp_path: Path) -> None:
         pytest.param(["--grace", "nan"], "--grace must be 0 or more seconds", id="no-grace"),
     ],
 )
-def test_what_keeps_it_from_starting_is_one_sentence(
+def test_an_error_at_start_is_one_sentence(
     arguments: list[str], sentence: str, tmp_path: Path
 ) -> None:
-    """It names what to change."""
+    """The sentence names what to change."""
     handler = tmp_path / "handler.py"
     handler.touch()
     empty, binary = tmp_path / "empty", tmp_path / "binary"
@@ -238,8 +237,8 @@ def test_what_keeps_it_from_starting_is_one_sentence(
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_queue_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
-    """SQLite's own words say why."""
+def test_a_damaged_queue_is_one_sentence(tmp_path: Path) -> None:
+    """It contains SQLite's own message."""
     (tmp_path / "handler.py").touch()
     (tmp_path / "queue.sqlite").write_text("This is no database, " * 100)
     ended = run("--handler", tmp_path / "handler.py", "--data", tmp_path, "--port", 0)
@@ -252,7 +251,7 @@ def test_a_queue_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
 
 
 async def test_two_servers_cannot_share_their_data(tmp_path: Path) -> None:
-    """The second would hand out the jobs of the first."""
+    """A second server would run the jobs of the first one again."""
     async with commanded(tmp_path, free_port()):
         ended = run("--data", tmp_path / "data", "--handler", tmp_path / "handler.py", "--port", 0)
 
@@ -262,8 +261,8 @@ async def test_two_servers_cannot_share_their_data(tmp_path: Path) -> None:
     )
 
 
-def test_help_comes_without_the_server() -> None:
-    """Nothing slow is imported to print it."""
+def test_help_does_not_import_the_server() -> None:
+    """No slow package is imported to print it."""
     program = "import sys, kontext.local.__main__; print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -271,34 +270,3 @@ def test_help_comes_without_the_server() -> None:
 
     assert not {"uvicorn", "fastapi", "sqlalchemy", "torch", "runpod"} & set(loaded)
     assert "--port" in run("--help").stdout
-
-
-@pytest.mark.parametrize(
-    ("visible", "count", "devices"),
-    [
-        pytest.param(None, None, ["0", "1"], id="all"),
-        pytest.param("3,GPU-5", None, ["3", "GPU-5"], id="those-we-may-use"),
-        pytest.param(None, 3, ["0", "1", "0"], id="more-workers-than-gpus"),
-        pytest.param(None, 1, ["0"], id="fewer"),
-        pytest.param("", None, [None], id="none"),
-        pytest.param("-1", 2, [None, None], id="none-for-two"),
-    ],
-)
-def test_there_is_one_worker_for_each_gpu(
-    visible: str | None, count: int | None, devices: list[str | None], tmp_path: Path
-) -> None:
-    """Each sees its own; without any, the stand-ins are asked for by name."""
-    nvidia_smi = tmp_path / "nvidia-smi"
-    nvidia_smi.write_text(
-        "#!/bin/sh\necho 'GPU 0: NVIDIA A'\necho '  MIG'\necho 'GPU 1: NVIDIA B'\n"
-    )
-    nvidia_smi.chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:/bin:/usr/bin"}
-    if visible is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = visible
-    workers = worker_environments(environment, count)
-
-    without = [worker.get("STAND_IN") for worker in workers]
-    assert without == [None if device else "model,safety" for device in devices]
-    if devices[0]:
-        assert [worker["CUDA_VISIBLE_DEVICES"] for worker in workers] == devices

@@ -1,108 +1,46 @@
-"""Webhooks, over HTTP: what they carry, how often they are tried, and what a restart does."""
+"""Webhooks: their body, the number of tries, and what a restart of the server does."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import Any, Self
+from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx
 import pytest
 import pytest_asyncio
-from aiohttp import web
 
 from kontext.local.server import Server
-from kontext.local.webhooks import TRIES
+from kontext.local.webhooks import MAX_TRIES
 from tests.local.conftest import Serve, client_of
+from tests.local.receiver import Receiver, complete_job, submit
+from tests.local.served import until
 from tests.local.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PAUSE = 0.05
-"""What the server of these tests leaves between two tries."""
-
-
-class Receiver:
-    """A web server that is called when a job has ended.
-
-    Attributes:
-        codes: What it answers, one call after another, and 200 when they are used up.
-        bodies: What it was sent.
-        open: Cleared, it answers nobody.
-    """
-
-    def __init__(self) -> None:
-        self.codes: list[int] = []
-        self.bodies: list[dict[str, Any]] = []
-        self.open = asyncio.Event()
-        self.open.set()
-        self.url = ""
-
-    @asynccontextmanager
-    async def listen(self) -> AsyncIterator[Self]:
-        """Listen on loopback while the block runs."""
-        application = web.Application()
-        application.router.add_post("/done", self._called)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = "http://{}:{}/done".format(*runner.addresses[0][:2])
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
-
-    async def calls(self, count: int) -> list[dict[str, Any]]:
-        """Wait for so many calls."""
-        await until(lambda: len(self.bodies) >= count)
-        return self.bodies
-
-    async def _called(self, request: web.Request) -> web.Response:
-        self.bodies.append(await request.json())
-        await self.open.wait()
-        return web.Response(status=self.codes.pop(0) if self.codes else 200)
+"""Seconds between two tries of the server in these tests."""
 
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def receiver() -> AsyncIterator[Receiver]:
-    """Who is called."""
+    """The receiver of the webhooks."""
     async with Receiver().listen() as receiver:
         yield receiver
 
 
-async def run(client: httpx.AsyncClient, webhook: str) -> str:
-    answer = await client.post("/run", json={"input": {}, "webhook": webhook})
-    job_id: str = answer.json()["id"]
-    return job_id
-
-
-async def completed(client: httpx.AsyncClient, worker: Worker, webhook: str) -> str:
-    """Return the id of a job that its worker has done."""
-    job_id = await run(client, webhook)
-    await worker.take()
-    await worker.finish(job_id, output={"cost": 0.03})
-    return job_id
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that nobody tells of."""
-    async with asyncio.timeout(20):
-        while not holds():  # noqa: ASYNC110 - no event is set for it
-            await asyncio.sleep(0.01)
-
-
 async def settled(server: Server) -> None:
-    """Wait until no webhook is to be called any more, and then for as long as two tries take."""
-    await until(lambda: not server.queue.store.undelivered())
+    """Wait until no webhook is due, and then for the pauses of two more tries."""
+    await until(lambda: not server.queue.store.due_webhooks())
     await asyncio.sleep(2 * PAUSE)
 
 
 @pytest.mark.parametrize("answer", [{"output": {"cost": 0.03}}, {"error": "no"}], ids=str)
-async def test_it_carries_what_status_shows(
+async def test_a_webhook_gets_the_envelope_of_status(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver, answer: dict[str, Any]
 ) -> None:
-    """A result and a failure are announced with the envelope of `/status`."""
-    job_id = await run(client, receiver.url)
+    """Results and failures are announced alike."""
+    job_id = await submit(client, receiver.url)
     await worker.take()
     assert receiver.bodies == []
     await worker.finish(job_id, **answer)
@@ -115,8 +53,8 @@ async def test_it_carries_what_status_shows(
 async def test_a_cancelled_job_is_announced(
     client: httpx.AsyncClient, receiver: Receiver, path: str
 ) -> None:
-    """So is each that was purged."""
-    job_id = await run(client, receiver.url)
+    """A purged job is announced too."""
+    job_id = await submit(client, receiver.url)
     await client.post(path.format(job_id))
 
     assert await receiver.calls(1) == [{"id": job_id, "status": "CANCELLED"}]
@@ -124,10 +62,10 @@ async def test_a_cancelled_job_is_announced(
 
 @pytest.mark.parametrize(
     ("codes", "tries"),
-    [([], 1), ([500], 2), ([404, 302], 3), ([201, 503, 500], TRIES), ([500] * 5, TRIES)],
+    [([], 1), ([500], 2), ([404, 302], 3), ([201, 503, 500], MAX_TRIES), ([500] * 5, MAX_TRIES)],
     ids=str,
 )
-async def test_it_is_tried_until_200_and_three_times_at_most(
+async def test_a_webhook_is_tried_three_times_at_most(
     server: Server,
     client: httpx.AsyncClient,
     worker: Worker,
@@ -135,20 +73,20 @@ async def test_it_is_tried_until_200_and_three_times_at_most(
     codes: list[int],
     tries: int,
 ) -> None:
-    """Anything but 200 is tried again, with the same body; 200 ends it, and so does the third."""
+    """Any answer but 200 leads to another try with the same body, up to the third."""
     receiver.codes = codes
-    job_id = await completed(client, worker, receiver.url)
+    job_id = await complete_job(client, worker, receiver.url)
 
     await settled(server)
 
     assert receiver.bodies == [(await client.get(f"/status/{job_id}")).json()] * tries
 
 
-async def test_a_webhook_that_nobody_answers_is_given_up(
+async def test_a_webhook_that_is_never_answered_is_given_up(
     server: Server, client: httpx.AsyncClient, worker: Worker
 ) -> None:
     """The job keeps its result."""
-    job_id = await completed(client, worker, "http://127.0.0.1:1/done")
+    job_id = await complete_job(client, worker, "http://127.0.0.1:1/done")
 
     await settled(server)
 
@@ -156,7 +94,7 @@ async def test_a_webhook_that_nobody_answers_is_given_up(
 
 
 async def raw_receiver(answer: bytes, endless: bool = False) -> asyncio.Server:
-    """Answer every call with these bytes, or with these again and again."""
+    """Answer every request with `answer`; if `endless`, followed by an endless body."""
 
     async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -184,10 +122,10 @@ async def raw_receiver(answer: bytes, endless: bool = False) -> asyncio.Server:
 async def test_no_answer_ends_the_server(
     server: Server, client: httpx.AsyncClient, worker: Worker, answer: bytes
 ) -> None:
-    """Whatever it makes our client raise, the try has failed, and the next job is served."""
+    """Whatever error it causes in our client, the try has failed and the server goes on."""
     async with await raw_receiver(answer) as receiver:
         host, port = receiver.sockets[0].getsockname()
-        await completed(client, worker, f"http://{host}:{port}/done")
+        await complete_job(client, worker, f"http://{host}:{port}/done")
         await settled(server)
 
     assert (await client.get("/health")).status_code == 200
@@ -196,10 +134,10 @@ async def test_no_answer_ends_the_server(
 async def test_the_body_of_an_answer_is_not_read(
     server: Server, client: httpx.AsyncClient, worker: Worker
 ) -> None:
-    """An endless one neither fills the memory nor holds up the delivery."""
+    """An endless body neither fills the memory nor delays the delivery."""
     async with await raw_receiver(b"200 OK\r\n\r\n", endless=True) as receiver:
         host, port = receiver.sockets[0].getsockname()
-        await completed(client, worker, f"http://{host}:{port}/done")
+        await complete_job(client, worker, f"http://{host}:{port}/done")
         await settled(server)
 
 
@@ -213,8 +151,8 @@ async def test_a_webhook_in_a_private_network_is_not_called(
     webhook: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The log says which address was refused; the job keeps its result."""
-    job_id = await completed(client, worker, webhook)
+    """The log names the job whose webhook was refused; the job keeps its result."""
+    job_id = await complete_job(client, worker, webhook)
     await settled(server)
 
     assert f"the webhook of {job_id} was not called" in caplog.text
@@ -224,21 +162,21 @@ async def test_a_webhook_in_a_private_network_is_not_called(
 async def test_a_try_counts_before_it_is_made(
     server: Server, client: httpx.AsyncClient, worker: Worker, receiver: Receiver
 ) -> None:
-    """A server that the answer ends does not ask for it again for ever."""
+    """So a server that crashes at the answer does not call the webhook for ever."""
     receiver.open.clear()
-    await completed(client, worker, receiver.url)
+    await complete_job(client, worker, receiver.url)
     await receiver.calls(1)
 
-    assert [job.deliveries for job in server.queue.store.undelivered()] == [1]
+    assert [job.deliveries for job in server.queue.store.due_webhooks()] == [1]
     receiver.open.set()
 
 
-async def test_a_slow_webhook_holds_up_no_other(
+async def test_a_slow_webhook_delays_no_other(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver
 ) -> None:
-    """Each is called at once, whether or not the one before was answered."""
+    """Each is called at once, before the one before is answered."""
     receiver.open.clear()
-    jobs = [await completed(client, worker, receiver.url) for _ in range(3)]
+    jobs = [await complete_job(client, worker, receiver.url) for _ in range(3)]
 
     assert [body["id"] for body in await receiver.calls(3)] == jobs
     receiver.open.set()
@@ -247,9 +185,9 @@ async def test_a_slow_webhook_holds_up_no_other(
 async def test_a_retried_job_is_announced_again(
     client: httpx.AsyncClient, worker: Worker, receiver: Receiver
 ) -> None:
-    """Also while the first announcement is still under way, which then counts no more."""
+    """The second end is announced even if the first announcement is not answered yet."""
     receiver.open.clear()
-    job_id = await run(client, receiver.url)
+    job_id = await submit(client, receiver.url)
     await worker.take()
     await worker.finish(job_id, error="no")
     await receiver.calls(1)
@@ -261,18 +199,18 @@ async def test_a_retried_job_is_announced_again(
     assert [body["status"] for body in await receiver.calls(2)] == ["FAILED", "COMPLETED"]
 
 
-async def test_a_restart_goes_on_where_it_was(serve: Serve, receiver: Receiver) -> None:
-    """One try before it and two after make three; a delivered one is not tried again."""
-    receiver.codes = [200] + [500] * TRIES
-    async with serve(webhook_pause=3600) as server, client_of(server) as client:
+async def test_a_restart_continues_the_tries(serve: Serve, receiver: Receiver) -> None:
+    """One try before the restart and two after it make three; no delivered one is repeated."""
+    receiver.codes = [200] + [500] * MAX_TRIES
+    async with serve(webhook_pause_seconds=3600) as server, client_of(server) as client:
         worker = Worker(server)
-        await completed(client, worker, receiver.url)
+        await complete_job(client, worker, receiver.url)
         await receiver.calls(1)
         await settled(server)
-        refused = await completed(client, worker, receiver.url)
+        refused = await complete_job(client, worker, receiver.url)
         await receiver.calls(2)
-        await until(lambda: [j.deliveries for j in server.queue.store.undelivered()] == [1])
-    async with serve(webhook_pause=PAUSE) as server:
+        await until(lambda: [j.deliveries for j in server.queue.store.due_webhooks()] == [1])
+    async with serve(webhook_pause_seconds=PAUSE) as server:
         await settled(server)
 
-    assert [body["id"] for body in receiver.bodies[1:]] == [refused] * TRIES
+    assert [body["id"] for body in receiver.bodies[1:]] == [refused] * MAX_TRIES

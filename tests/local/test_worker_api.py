@@ -1,17 +1,17 @@
-"""What Runpod's SDK says from inside a worker, and what it hears; the rest is the queue's."""
+"""The routes that Runpod's SDK calls from inside a worker."""
 
 import httpx
 import pytest
 
-from kontext.local.client_api import RUNSYNC_BYTES
+from kontext.local.client_api import MAX_RUNSYNC_BYTES
 from kontext.local.server import Server
 from tests.local.worker import Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-async def given(client: httpx.AsyncClient, worker: Worker) -> str:
-    """Send a job to the worker."""
+async def give_job(client: httpx.AsyncClient, worker: Worker) -> str:
+    """Submit a job, let the worker take it, and return its id."""
     job_id = str((await client.post("/run", json={"input": {}})).json()["id"])
     assert (await worker.take())["id"] == job_id
     return job_id
@@ -46,8 +46,8 @@ async def envelope(client: httpx.AsyncClient, job_id: str) -> dict[str, object]:
 async def test_a_result_is_shown_as_runpod_shows_it(
     client: httpx.AsyncClient, worker: Worker, answer: dict[str, object], seen: dict[str, object]
 ) -> None:
-    """`output` and `error` alone, neither null, and the error always a string."""
-    job_id = await given(client, worker)
+    """Only `output` and `error` are shown; neither is null, and the error is a string."""
+    job_id = await give_job(client, worker)
     await worker.finish(job_id, **answer)
 
     assert await envelope(client, job_id) == seen
@@ -57,9 +57,9 @@ async def test_a_result_is_shown_as_runpod_shows_it(
 async def test_a_result_that_is_too_large_fails_its_job(
     client: httpx.AsyncClient, worker: Worker
 ) -> None:
-    """It is not refused: the SDK would drop it without a word, and the job would hang."""
-    job_id = await given(client, worker)
-    await worker.finish(job_id, output="x" * RUNSYNC_BYTES)
+    """The result is not refused: the SDK would drop it silently, and the job would hang."""
+    job_id = await give_job(client, worker)
+    await worker.finish(job_id, output="x" * MAX_RUNSYNC_BYTES)
     seen = await envelope(client, job_id)
 
     assert seen["status"] == "FAILED"
@@ -67,8 +67,8 @@ async def test_a_result_that_is_too_large_fails_its_job(
 
 
 @pytest.mark.hostile("API abuses")
-async def test_a_worker_without_the_key_is_turned_away(server: Server) -> None:
-    """The key is made anew at each start, so a former server's workers cannot meddle either."""
+async def test_a_worker_without_the_key_is_refused(server: Server) -> None:
+    """Each server has a new key, so workers of a former server are refused too."""
     url = server.control_plane["RUNPOD_WEBHOOK_PING"]
     async with httpx.AsyncClient() as stranger:
         answer = await stranger.get(url, headers={"Authorization": "Bearer guessed"})

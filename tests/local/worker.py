@@ -1,4 +1,4 @@
-"""A worker in this process: the routes that Runpod's SDK speaks, called when a test says so."""
+"""A worker in this process: each method calls one route as Runpod's SDK does."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from kontext.local.server import Server
 
 
 class Worker:
-    """One worker.
+    """A worker that does only what a test calls.
 
     Args:
-        server: Whose jobs it takes.
-        name: What clients read as `workerId`.
+        server: The server whose jobs the worker takes.
+        name: The worker's id, which clients read as `workerId`.
     """
 
     def __init__(self, server: Server, name: str = "worker-1") -> None:
@@ -23,22 +23,22 @@ class Worker:
         )
 
     async def take(self) -> dict[str, Any]:
-        """Return the job that must come."""
+        """Take a job; fail if none comes."""
         job = await self.poll()
         assert job is not None, "no job came"
         return job
 
     async def poll(self) -> dict[str, Any] | None:
-        """Ask for a job once."""
+        """Ask for a job once; return `None` if none comes."""
         answer = await self._call("GET", "RUNPOD_WEBHOOK_GET_JOB", self.name)
         return answer.json() if answer.status_code == 200 else None
 
     async def progress(self, job_id: str, output: object) -> None:
-        """Post an update."""
+        """Post progress."""
         await self._post("RUNPOD_WEBHOOK_POST_OUTPUT", job_id, status="IN_PROGRESS", output=output)
 
     async def stream(self, job_id: str, output: object) -> None:
-        """Post what a generator yielded."""
+        """Post a generator's chunk."""
         await self._post("RUNPOD_WEBHOOK_POST_STREAM", job_id, output=output)
 
     async def finish(self, job_id: str, **answer: object) -> None:
@@ -46,11 +46,11 @@ class Worker:
         await self._post("RUNPOD_WEBHOOK_POST_OUTPUT", job_id, **answer)
 
     async def post(self, job_id: str, body: str) -> None:
-        """Post a result that need not be JSON."""
+        """Post a result as it is, JSON or not."""
         await self._call("POST", "RUNPOD_WEBHOOK_POST_OUTPUT", job_id, content=body)
 
     async def stops(self) -> list[str]:
-        """Wait for jobs to stop."""
+        """Return the ids of the jobs to stop, as soon as there are any."""
         url = self._url("RUNPOD_WEBHOOK_GET_JOB", self.name).replace("job-take", "job-stop")
         job_ids: list[str] = (await self._client.get(url)).json()["jobsToStop"]
         return job_ids

@@ -62,7 +62,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def listens(port: int) -> bool:
-    """Tell whether a local server is ready."""
+    """Return whether a local server is ready."""
     with socket.socket() as probe:
         return probe.connect_ex(("localhost", port)) == 0
 
@@ -104,7 +104,7 @@ def test_help_is_answered_at_once(tmp_path: Path) -> None:
     assert "STAND-IN" not in done.stdout
 
 
-def test_the_local_api_answers_with_a_image(api: str) -> None:
+def test_the_local_api_answers_with_an_image(api: str) -> None:
     """Its link opens for as long as the worker runs."""
     done = answer(api, QUICK)
 

@@ -1,4 +1,4 @@
-"""How often a server is asked, by what it answers: real HTTP, through the SDK's own requests."""
+"""How often a server is polled, depending on its answers: real HTTP, through the SDK's requests."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,16 +10,15 @@ from aiohttp import ClientSession, web
 from runpod.serverless.modules import rp_job
 
 from kontext.serverless import job_loop, long_poll
-from kontext.serverless.backoff import Backoff, FailureLog
-from kontext.serverless.long_poll import LONGEST_PAUSE, LongPoll
+from kontext.serverless.long_poll import LongPoll
 
 
-class Takes:
+class JobServer:
     """A server of jobs that counts how often it is asked.
 
     Attributes:
-        answer: What it answers.
-        hold: Seconds after which it does.
+        answer: The answer to each request.
+        hold: The seconds until it answers.
     """
 
     def __init__(self, answer: web.Response, hold: float = 0) -> None:
@@ -36,9 +35,11 @@ class Takes:
 
 
 @asynccontextmanager
-async def polled(takes: Takes, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ClientSession]:
-    """Serve, let the SDK ask there, and give the block the session that it asks with."""
-    runner = web.ServerRunner(web.Server(takes))
+async def polled(
+    server: JobServer, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ClientSession]:
+    """Serve jobs, point the SDK there, and give the block a session for its requests."""
+    runner = web.ServerRunner(web.Server(server))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
@@ -49,7 +50,7 @@ async def polled(takes: Takes, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def ask_for(seconds: float, poll: LongPoll, session: ClientSession) -> None:
-    """Ask again and again, as the SDK's loop does."""
+    """Poll repeatedly, as the SDK's loop does."""
     try:
         async with asyncio.timeout(seconds):
             while True:
@@ -72,24 +73,24 @@ async def ask_for(seconds: float, poll: LongPoll, session: ClientSession) -> Non
         pytest.param(web.Response(text="[1]", content_type="application/json"), id="a-number"),
     ],
 )
-async def test_a_server_that_fails_is_asked_ever_more_rarely(
+async def test_a_server_that_fails_is_polled_less_and_less_often(
     answer: web.Response, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A few times in half a second, in place of thousands of times, and with one line."""
-    takes = Takes(answer)
-    async with polled(takes, monkeypatch) as session:
+    """A few times in half a second instead of thousands of times, and with one log line."""
+    server = JobServer(answer)
+    async with polled(server, monkeypatch) as session:
         await ask_for(0.5, LongPoll("polls for a job"), session)
 
-    assert 1 <= takes.asked <= 8
+    assert 1 <= server.asked <= 8
     assert [line for line in caplog.messages if "polls for a job failed: 1" in line]
     assert len(caplog.messages) == 1
 
 
-async def test_nobody_listening_is_a_failure_too(
+async def test_a_refused_connection_is_a_failure_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A refused connection used to be retried without a pause."""
-    async with polled(Takes(web.Response()), monkeypatch):
+    """It used to be retried without a pause."""
+    async with polled(JobServer(web.Response()), monkeypatch):
         pass
     async with ClientSession() as session:
         await ask_for(0.5, LongPoll("polls for a job"), session)
@@ -101,35 +102,12 @@ async def test_nobody_listening_is_a_failure_too(
 async def test_after_a_poll_that_was_held_the_next_one_goes_at_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A normal 204 costs no pause, and makes the next pause a first one again."""
-    monkeypatch.setattr(long_poll, "HELD_SECONDS", 0.05)
-    takes, poll = Takes(web.Response(status=500)), LongPoll("polls")
-    async with polled(takes, monkeypatch) as session:
+    """A normal 204 causes no pause, and the next failure gets the first pause again."""
+    monkeypatch.setattr(long_poll, "MIN_HELD_SECONDS", 0.05)
+    server, poll = JobServer(web.Response(status=500)), LongPoll("polls")
+    async with polled(server, monkeypatch) as session:
         await ask_for(0.5, poll, session)
-        takes.answer, takes.hold, takes.asked = web.Response(status=204), 0.1, 0
+        server.answer, server.hold, server.asked = web.Response(status=204), 0.1, 0
         await ask_for(2, poll, session)
-        assert takes.asked >= 10
-        assert poll._backoff.pause() <= long_poll.FIRST_PAUSE
-
-
-def test_pauses_double_up_to_the_longest_until_a_success() -> None:
-    """Half of each is random."""
-    backoff = Backoff(0.1, LONGEST_PAUSE)
-    pauses = [backoff.pause() for _ in range(20)]
-    for pause, most in zip(pauses, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2] + [5.0] * 14, strict=True):
-        assert most / 2 <= pause <= most
-    backoff.reset()
-
-    assert backoff.pause() <= 0.1
-    assert len(set(pauses)) == 20
-
-
-def test_a_line_tells_how_many_failed_since_the_last_one(caplog: pytest.LogCaptureFixture) -> None:
-    """The first is written at once, the next when the time has passed."""
-    failures = FailureLog("posts", seconds=3600)
-    for number in range(5):
-        failures.note(f"no {number}")
-    failures._seconds = 0
-    failures.note("no 5")
-
-    assert caplog.messages == ["posts failed: 1, the last: no 0", "posts failed: 5, the last: no 5"]
+        assert server.asked >= 10
+        assert poll._backoff.pause() <= long_poll.FIRST_PAUSE_SECONDS

@@ -10,14 +10,14 @@ from aiohttp import ClientError, ClientResponseError, ClientSession, web
 from kontext.serverless import result_post
 
 RESET = 0
-"""In the place of a status: the connection is broken off."""
+"""Instead of a status: the connection is reset."""
 
 SILENCE = -1
-"""In the place of a status: nothing is answered."""
+"""Instead of a status: no answer comes."""
 
 
 class Endpoint:
-    """Answers with each of `statuses` in turn, the last one for ever; keeps what it was sent."""
+    """Answers with each of `statuses` in turn, then always with the last; keeps what was sent."""
 
     def __init__(self, *statuses: int) -> None:
         self.statuses = list(statuses)
@@ -36,7 +36,7 @@ class Endpoint:
 
 @asynccontextmanager
 async def served(endpoint: Endpoint) -> AsyncIterator[tuple[ClientSession, str]]:
-    """Serve; give the block a session and the address to post to."""
+    """Serve while the block runs; yields a session and the address to post to."""
     runner = web.ServerRunner(web.Server(endpoint), shutdown_timeout=0)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -47,14 +47,14 @@ async def served(endpoint: Endpoint) -> AsyncIterator[tuple[ClientSession, str]]
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pause shortly."""
-    monkeypatch.setattr(result_post, "FIRST_PAUSE", 0.01)
-    monkeypatch.setattr(result_post, "LONGEST_PAUSE", 0.02)
+    """Shorten the pauses."""
+    monkeypatch.setattr(result_post, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(result_post, "MAX_PAUSE_SECONDS", 0.02)
 
 
-async def test_a_post_is_repeated_until_it_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_post_is_repeated_until_it_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """After server errors, too many requests, a reset and a silence."""
-    monkeypatch.setattr(result_post, "ATTEMPT_SECONDS", 0.2)
+    monkeypatch.setattr(result_post, "ATTEMPT_TIMEOUT_SECONDS", 0.2)
     endpoint = Endpoint(500, 502, 503, 504, 429, RESET, SILENCE, 200)
     async with served(endpoint) as (session, url):
         await result_post.post(session, url, '{"output": "ü"}')
@@ -77,7 +77,7 @@ async def test_a_repeated_post_keeps_its_job_id() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413])
 async def test_a_refusal_is_final(status: int) -> None:
-    """It would be refused again."""
+    """The same post would be refused again."""
     endpoint = Endpoint(status)
     async with served(endpoint) as (session, url):
         with pytest.raises(ClientResponseError, match=str(status)):
@@ -86,7 +86,7 @@ async def test_a_refusal_is_final(status: int) -> None:
     assert len(endpoint.sent) == 1
 
 
-async def test_an_outage_without_end_ends_in_an_error_that_the_sdk_writes_down() -> None:
+async def test_an_endless_outage_ends_in_an_error_that_the_sdk_logs() -> None:
     """It catches and logs a `ClientError`; any other exception would end as a traceback."""
     endpoint = Endpoint(500)
     async with served(endpoint) as (session, url):

@@ -1,4 +1,4 @@
-"""What a worker refuses to start without, and what it starts with in its place."""
+"""What a worker refuses to start without, and where a stand-in replaces it."""
 
 import json
 import logging
@@ -8,26 +8,21 @@ from typing import Any
 
 import pytest
 
-from kontext.errors import BootError, boot_failed
-from kontext.jobs.progress import Progress
+from kontext.errors import BootError, boot_failure_sentence
 from kontext.local.jobs import Status
 from kontext.settings import Settings
 from kontext.startup.boot import Boot
 from kontext.storage import embedded_bucket
-from kontext.worker import Job
 from tests.support.endpoint import serve_endpoint, start_worker
+from tests.support.progress import post_nothing
 
 ROOT = Path(__file__).parents[2]
 TEST_INPUT = json.loads((ROOT / "test_input.json").read_text())
 NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 
 
-async def post_nothing(job: Job, progress: Progress) -> None:
-    """Nobody watches these jobs."""
-
-
 def boot(**settings: Any) -> Boot:
-    """A boot on a machine that has nothing but these settings."""
+    """Return a boot on a machine without a bucket and a safety checker, with these settings."""
     nothing = {"bucket_name": None, "bucket_endpoint_url": None, "safety_model_path": "/nowhere"}
     return Boot(Settings.load(**nothing | settings), post_nothing)
 
@@ -44,7 +39,7 @@ def boot(**settings: Any) -> Boot:
 async def test_a_wrong_setting_ends_the_process_with_one_sentence_that_names_it(
     tmp_path: Path, environment: dict[str, str], sentence: str
 ) -> None:
-    """Before anything heavy is imported."""
+    """The process ends before it imports anything large."""
     async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
         assert await worker.exit_code() == 1
         assert worker.log.startswith(f"The worker cannot start: {sentence}")
@@ -64,22 +59,24 @@ async def test_a_wrong_setting_ends_the_process_with_one_sentence_that_names_it(
         ),
     ],
 )
-async def test_in_production_a_worker_that_lacks_something_ends_and_says_what(
+async def test_in_production_a_worker_that_lacks_a_part_ends_and_names_it(
     tmp_path: Path, stand_in: str, check: str, reason: str
 ) -> None:
-    """Nothing is replaced unasked; Runpod learns which check failed, and why in one sentence.
+    """No stand-in is used automatically; Runpod reads which check failed, and one sentence why.
 
-    The caller of a job that waits learns which, but not why; another job is left to others.
+    The caller of one waiting job reads which check failed, but not why. Another waiting job is
+    left to other workers.
     """
     async with serve_endpoint(tmp_path) as endpoint:
-        wanting = {"STAND_IN": stand_in, "SAFETY_MODEL_PATH": "/nowhere", **NO_GPU}
-        environment = endpoint.environment | wanting
-        told, waiting = endpoint.send(TEST_INPUT["input"]), endpoint.send(TEST_INPUT["input"])
+        lacking = {"STAND_IN": stand_in, "SAFETY_MODEL_PATH": "/nowhere", **NO_GPU}
+        environment = endpoint.environment | lacking
+        failed, waiting = endpoint.send(TEST_INPUT["input"]), endpoint.send(TEST_INPUT["input"])
         async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
             assert await worker.exit_code() == 1
         (post,) = endpoint.recorder.posts
-        assert post == {"id": told, "error": boot_failed(check)}
-        assert (await endpoint.served.client.status(told))["error"] == boot_failed(check)
+        assert post == {"id": failed, "error": boot_failure_sentence(check)}
+        status = await endpoint.served.client.status(failed)
+        assert status["error"] == boot_failure_sentence(check)
         assert await endpoint.status(waiting) == Status.IN_QUEUE
 
     (ping,) = endpoint.recorder.pings
@@ -96,28 +93,28 @@ async def test_in_production_a_worker_that_lacks_something_ends_and_says_what(
         pytest.param("RUNPOD_LOG_LEVEL", "loud", "RUNPOD_LOG_LEVEL must be one of", id="level"),
     ],
 )
-async def test_in_production_a_wrong_setting_is_told_like_any_other_lack(
+async def test_in_production_a_wrong_setting_is_reported_like_a_failed_check(
     tmp_path: Path, name: str, value: str, reason: str
 ) -> None:
-    """To Runpod and in the log with its reason, and to the caller of a job that waits without."""
+    """Runpod and the log get the reason; the caller of one waiting job gets only the check."""
     async with serve_endpoint(tmp_path) as endpoint:
         environment = endpoint.environment | {name: value}
-        told = endpoint.send(TEST_INPUT["input"])
+        failed = endpoint.send(TEST_INPUT["input"])
         async with start_worker(ROOT / "handler.py", environment, tmp_path / "log") as worker:
             assert await worker.exit_code() == 1
 
     (post,), (ping,) = endpoint.recorder.posts, endpoint.recorder.pings
-    assert post == {"id": told, "error": boot_failed("settings")}
+    assert post == {"id": failed, "error": boot_failure_sentence("settings")}
     assert ping["check"] == "settings"
     assert ping["reason"].startswith(f"SettingsError: {reason}")
     assert f"Fitness check failed: settings | SettingsError: {reason}" in worker.log
     assert "Traceback" not in worker.log
 
 
-async def test_in_production_a_worker_that_cannot_start_ends_though_no_job_waits(
+async def test_in_production_a_worker_that_cannot_start_ends_also_without_a_waiting_job(
     tmp_path: Path,
 ) -> None:
-    """It asks for one only as long as one that waits would take to come."""
+    """It waits for a job no longer than a waiting job would take to arrive."""
     async with (
         serve_endpoint(tmp_path) as endpoint,
         start_worker(ROOT / "handler.py", endpoint.environment, tmp_path / "log") as worker,
@@ -132,7 +129,7 @@ async def test_in_production_a_worker_that_cannot_start_ends_though_no_job_waits
 def test_a_temporary_directory_that_cannot_be_written_is_one_clear_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The stand-in for a bucket alone needs one."""
+    """Only the stand-in for the bucket needs one."""
     monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     with pytest.raises(BootError, match=r"^the temporary directory cannot be written, .*TMPDIR"):
         boot(stand_in={"bucket"}).bucket()
@@ -155,22 +152,31 @@ def test_a_temporary_directory_that_cannot_be_written_is_one_clear_sentence(
 def test_in_production_missing_weights_are_refused_with_what_to_do(
     settings: dict[str, str], sentence: str
 ) -> None:
-    """A gated model that nobody downloaded looks like any that is missing."""
+    """A gated model that was not downloaded looks like any other missing model."""
     with pytest.raises(BootError, match=f"^{sentence}$"):
         boot(runpod_endpoint_id="endpoint-1", **settings).weights()
 
 
 def test_the_slow_steps_come_last() -> None:
-    """A worker that cannot serve must not first load the weights for minutes."""
+    """A worker that cannot serve must not load the weights for minutes first."""
     steps = [step.__name__ for step in boot().steps]
 
-    assert steps == ["bucket", "gpu", "safety_checker", "weights"]
+    assert steps == [
+        "pause_garbage_collection",
+        "start_imports",
+        "bucket",
+        "finish_imports",
+        "gpu",
+        "safety_checker",
+        "weights",
+        "resume_garbage_collection",
+    ]
 
 
 async def test_a_laptop_without_anything_gets_every_stand_in_and_a_banner_for_each(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Few prompts do anything, but the link opens; the banner says so."""
+    """Few prompts have an effect, but the link opens; the banners say so."""
     laptop = boot(stand_in={"model"}, min_generation_megapixels=0)
     with caplog.at_level(logging.WARNING, "kontext"):
         for step in laptop.steps:
@@ -184,8 +190,8 @@ async def test_a_laptop_without_anything_gets_every_stand_in_and_a_banner_for_ea
     assert result.keys() == {"image_url", "cost"}
 
 
-def test_a_bucket_that_is_named_is_never_replaced(tmp_path: Path) -> None:
-    """A deployer who names a bucket wants that one, also on a laptop, or no worker."""
+def test_a_bucket_that_is_named_never_falls_back_to_a_stand_in(tmp_path: Path) -> None:
+    """A deployer who names a bucket wants that bucket or no worker, also on a laptop."""
     with embedded_bucket.serve(tmp_path) as environment:
         given = {name.lower(): value for name, value in environment.items()}
         boot(**given).bucket()
@@ -195,6 +201,6 @@ def test_a_bucket_that_is_named_is_never_replaced(tmp_path: Path) -> None:
 
 
 async def test_a_job_before_the_boot_is_refused() -> None:
-    """The SDK runs the steps first; a worker half booted must not serve."""
+    """The SDK runs the steps first; a worker must not serve before all have run."""
     with pytest.raises(BootError):
         await boot().run({"id": "job-1", "input": {}})

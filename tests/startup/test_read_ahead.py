@@ -1,4 +1,4 @@
-"""Files end up in the page cache, as far as there is memory, and nothing is kept or raised."""
+"""Files get into the page cache, as far as there is memory, and no error is raised."""
 
 import mmap
 import os
@@ -17,7 +17,7 @@ SIZES = [0, 1, 5 << 20, (2 << 20) + 1]
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Files of every kind of length: none, below, above and beside whole blocks."""
+    """Files of four lengths: empty, a byte, whole pages, and a byte more than whole pages."""
     paths = [tmp_path / str(size) for size in SIZES]
     for path, size in zip(paths, SIZES, strict=True):
         path.write_bytes(bytes(size))
@@ -25,24 +25,24 @@ def files(tmp_path: Path) -> list[Path]:
 
 
 def test_every_byte_is_read(files: list[Path]) -> None:
-    """Blocks neither overlap nor leave gaps."""
+    """Blocks do not overlap or leave gaps."""
     assert read_ahead.read(files) == sum(SIZES)
 
 
 def test_no_more_is_read_than_memory_holds(files: list[Path]) -> None:
-    """What would not fit would push out what was read before it."""
+    """More would displace what was read before."""
     assert page_cache.read(files, memory=3 << 20) == 3 << 20
     assert page_cache.read(files, memory=0) == 0
 
 
-def test_what_cannot_be_read_is_passed_over(files: list[Path], tmp_path: Path) -> None:
-    """The loader will complain of it in its own words."""
+def test_a_file_that_cannot_be_read_is_skipped(files: list[Path], tmp_path: Path) -> None:
+    """The loader reports it later."""
     assert read_ahead.read([tmp_path / "missing", tmp_path, *files]) >= sum(SIZES)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks util-linux what the page cache holds")
-def test_what_was_read_lies_in_the_page_cache(tmp_path: Path) -> None:
-    """A file that had left it is back."""
+def test_a_file_that_was_read_is_in_the_page_cache(tmp_path: Path) -> None:
+    """It was dropped from the cache before."""
     path = tmp_path / "weights"
     path.write_bytes(bytes(8 << 20))
     with path.open("rb") as file:
@@ -68,7 +68,7 @@ def test_what_was_read_lies_in_the_page_cache(tmp_path: Path) -> None:
 def test_it_starts_only_where_weights_will_be_loaded(
     settings: dict[str, Any], starts: bool
 ) -> None:
-    """Missing weights are the boot's to complain of."""
+    """Missing weights are no error here; the boot reports them."""
     thread = read_ahead.start(Settings.load(**settings))
 
     assert (thread is not None) == starts

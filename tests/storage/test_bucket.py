@@ -15,10 +15,10 @@ from botocore.exceptions import ClientError
 from kontext.errors import BootError, StorageError
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
 from kontext.storage.location import Location
-from kontext.storage.s3_client import Patience, connect, open_session
+from kontext.storage.result_file import ResultFile
+from kontext.storage.s3_client import RetryPolicy, connect, open_session
 from tests.support.s3_server import (
     Answer,
     Key,
@@ -35,7 +35,7 @@ from tests.support.s3_server import (
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
 
 
 def settings(environment: dict[str, str], **changes: object) -> Settings:
@@ -44,13 +44,13 @@ def settings(environment: dict[str, str], **changes: object) -> Settings:
 
 @pytest.fixture
 def environment(s3_server: StrictServer, bucket_name: str, worker_key: Key) -> dict[str, str]:
-    """The variables of a worker that has an empty bucket and a key that suffices."""
+    """The variables of a worker with an empty bucket and sufficient rights."""
     return s3_server.environment(bucket_name, worker_key)
 
 
 @pytest.fixture
 def bucket(environment: dict[str, str]) -> Bucket:
-    """That bucket."""
+    """The bucket that these variables name."""
     return Bucket.from_settings(settings(environment))
 
 
@@ -58,7 +58,7 @@ def bucket(environment: dict[str, str]) -> Bucket:
 
 
 async def test_a_link_opens_without_credentials(bucket: Bucket) -> None:
-    """A stranger gets the bytes, as the type, name and facts that were stored with them."""
+    """Anyone with the link gets the bytes, with their type, file name and metadata."""
     answer = await download(await bucket.store(FILE))
 
     assert (answer.status_code, answer.content) == (200, b"pixels")
@@ -76,7 +76,7 @@ def with_query(link: str, name: str, value: str) -> str:
 async def test_a_tampered_link_is_refused(
     part: str, environment: dict[str, str], s3_server: StrictServer
 ) -> None:
-    """A link opens one object of one bucket for one time, or nothing."""
+    """A link with any part changed does not open."""
     other_bucket = s3_server.new_bucket()
     await Bucket.from_settings(settings(environment, bucket_name=other_bucket)).store(FILE)
     await Bucket.from_settings(settings(environment, bucket_key_prefix="others/")).store(FILE)
@@ -96,7 +96,7 @@ async def test_a_tampered_link_is_refused(
 
 
 async def test_an_expired_link_is_refused(environment: dict[str, str]) -> None:
-    """A link dies when its seconds are over."""
+    """A link stops working when it expires."""
     link = await Bucket.from_settings(settings(environment, link_seconds=1)).store(FILE)
     await asyncio.sleep(2)
 
@@ -109,7 +109,7 @@ async def test_an_expired_link_is_refused(environment: dict[str, str]) -> None:
 async def test_a_link_signed_with_a_wrong_secret_is_refused(
     bucket: Bucket, environment: dict[str, str]
 ) -> None:
-    """Only the secret's holder can make a link, even to an object whose key is known."""
+    """Without the secret nobody can make a link, even to an object whose key is known."""
     link = await bucket.store(FILE)
     forger = Bucket.from_settings(settings(environment, bucket_secret_access_key="forged"))
 
@@ -120,7 +120,7 @@ async def test_a_link_signed_with_a_wrong_secret_is_refused(
 @pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "ap-southeast-5", "auto", None])
 @pytest.mark.parametrize("endpoint_url", [None, "http://127.0.0.1:9000"], ids=["aws", "minio"])
 def test_a_link_lives_7_days_by_sigv4(endpoint_url: str | None, region: str | None) -> None:
-    """In no region does boto3 fall back to SigV2, whose links end at another time."""
+    """In no region does boto3 use SigV2, whose links expire differently."""
     bucket = Bucket.from_settings(
         Settings.load(
             bucket_endpoint_url=endpoint_url,
@@ -185,9 +185,9 @@ def test_a_link_lives_7_days_by_sigv4(endpoint_url: str | None, region: str | No
 def test_a_link_points_to_the_store(
     endpoint_url: str | None, name: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Host and path are the store's, whatever endpoint the environment names; nobody is dialled."""
+    """Host and path are the store's, whatever the environment names; no connection is opened."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    location = Location.of(endpoint_url, name)
+    location = Location.from_endpoint(endpoint_url, name)
     bucket = Bucket(connect(location, open_session("key", "secret")), location.name)
 
     assert bucket.link("k.png").partition("?")[0] == expected
@@ -201,7 +201,7 @@ async def test_the_same_job_twice_leaves_one_object(
 ) -> None:
     """A job that Runpod runs again overwrites itself."""
     await bucket.store(FILE)
-    await bucket.store(StoredFile("job-1", "png", b"again", "image/png", {}))
+    await bucket.store(ResultFile("job-1", "png", b"again", "image/png", {}))
 
     assert s3_server.keys(bucket_name) == ["kontext/job-1.png"]
     assert s3_server.read(bucket_name, "kontext/job-1.png") == b"again"
@@ -235,8 +235,8 @@ async def test_the_same_job_twice_leaves_one_object(
     ],
 )
 async def test_an_odd_job_id_gives_a_safe_key(job_id: str, bucket: Bucket) -> None:
-    """It is part of no path and no header, yet names its own object and opens."""
-    file = StoredFile(job_id, "png", b"pixels", "image/png", {})
+    """The id is part of no path or header, but the object has its own key and a working link."""
+    file = ResultFile(job_id, "png", b"pixels", "image/png", {})
     link = await bucket.store(file)
 
     answer = await download(link)
@@ -247,10 +247,10 @@ async def test_an_odd_job_id_gives_a_safe_key(job_id: str, bucket: Bucket) -> No
 
 
 def test_odd_job_ids_do_not_collide() -> None:
-    """Ids that differ by what no path can hold name different objects."""
+    """Ids that differ in characters that no path can hold get different keys."""
     ids = ["a/b", "a\\b", "a b", "\ud800", "\udfff", "?", "é", "e\u0301"]
 
-    assert len({StoredFile(job_id, "png", b"", "image/png", {}).name for job_id in ids}) == len(ids)
+    assert len({ResultFile(job_id, "png", b"", "image/png", {}).name for job_id in ids}) == len(ids)
 
 
 async def test_one_client_serves_many_jobs_at_once(
@@ -258,7 +258,7 @@ async def test_one_client_serves_many_jobs_at_once(
 ) -> None:
     """The client is shared between threads."""
     ids = [f"job-{number}" for number in range(8)]
-    files = [StoredFile(job_id, "png", job_id.encode(), "image/png", {}) for job_id in ids]
+    files = [ResultFile(job_id, "png", job_id.encode(), "image/png", {}) for job_id in ids]
 
     links = await asyncio.gather(*map(bucket.store, files))
 
@@ -281,7 +281,7 @@ async def test_one_client_serves_many_jobs_at_once(
 async def test_a_wrong_setting_is_one_public_sentence(
     wrong: dict[str, str], reason: str, environment: dict[str, str]
 ) -> None:
-    """The caller reads what is wrong, and no name of a bucket, host or key."""
+    """The caller reads what is wrong, but no name of a bucket, host or key."""
     with pytest.raises(StorageError) as failure:
         await Bucket.from_settings(settings(environment | wrong)).store(FILE)
 
@@ -291,7 +291,7 @@ async def test_a_wrong_setting_is_one_public_sentence(
 async def test_a_denied_upload_is_one_public_sentence(
     s3_server: StrictServer, bucket_name: str
 ) -> None:
-    """A policy without s3:PutObject is told from wrong keys, and names nothing either."""
+    """The sentence for a missing right is not that for wrong keys, and names nothing private."""
     reader = s3_server.new_user("s3:GetObject")
     bucket = Bucket.from_settings(settings(s3_server.environment(bucket_name, reader)))
 
@@ -301,55 +301,55 @@ async def test_a_denied_upload_is_one_public_sentence(
     assert str(failure.value) == StorageError.example
 
 
-def bucket_at(address: str, patience: Patience) -> Bucket:
-    location = Location.of(address, "photos")
+def bucket_at(address: str, patience: RetryPolicy) -> Bucket:
+    location = Location.from_endpoint(address, "photos")
     return Bucket(connect(location, open_session("key", "secret"), patience), location.name)
 
 
 async def test_a_server_that_is_down() -> None:
-    """Nobody listens: every attempt is made, then one sentence."""
+    """After all attempts the caller reads one sentence."""
     with pytest.raises(StorageError, match=r"stored: the bucket could not be reached$"):
-        await bucket_at(f"http://127.0.0.1:{unused_port()}", Patience(attempts=2)).store(FILE)
+        await bucket_at(f"http://127.0.0.1:{unused_port()}", RetryPolicy(attempts=2)).store(FILE)
 
 
 async def test_a_server_that_is_slow() -> None:
-    """A server that takes the connection and never answers is given up."""
+    """The worker gives up on a server that accepts the connection and never answers."""
     with silent_server() as listener:
-        slow = bucket_at(f"http://127.0.0.1:{port(listener)}", Patience(0.1, attempts=2))
+        slow = bucket_at(f"http://127.0.0.1:{port(listener)}", RetryPolicy(0.1, attempts=2))
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"stored: the bucket did not answer in time$"):
                 await slow.store(FILE)
 
 
 async def test_a_server_that_is_busy_for_a_moment() -> None:
-    """503, then 200: the upload is sent again, and the job succeeds."""
+    """After a 503 the upload is sent again, and the job succeeds."""
     with stub_server(status(503), status(200)) as (address, requests):
-        link = await bucket_at(address, Patience()).store(FILE)
+        link = await bucket_at(address, RetryPolicy()).store(FILE)
 
     assert requests == ["PUT /photos/job-1.png HTTP/1.1"] * 2
     assert link.startswith(f"{address}/photos/job-1.png?")
 
 
 async def test_a_server_that_stays_busy() -> None:
-    """503 for ever: the attempts end, and the sentence says what the server said."""
+    """After the last 503 the sentence names that status."""
     with (
         stub_server(status(503)) as (address, requests),
         pytest.raises(StorageError, match=r"stored: the bucket answered 503$"),
     ):
-        await bucket_at(address, Patience(attempts=2)).store(FILE)
+        await bucket_at(address, RetryPolicy(attempts=2)).store(FILE)
 
     assert len(requests) == 2
 
 
 def bucket_within(seconds: float, address: str) -> Bucket:
-    """A bucket that has so long to take a result, however patient each attempt is."""
-    location = Location.of(address, "photos")
+    """A bucket whose uploads may take so long, retries included."""
+    location = Location.from_endpoint(address, "photos")
     client = connect(location, open_session("key", "secret"))
     return Bucket(client, location.name, upload_timeout_seconds=seconds)
 
 
 async def test_a_silent_server_holds_a_job_no_longer_than_an_upload_may_take() -> None:
-    """The deadline lies around all attempts, which together would take two minutes."""
+    """The deadline covers all attempts, which together would take two minutes."""
     with silent_server() as listener:
         silent = bucket_within(0.2, f"http://127.0.0.1:{port(listener)}")
         async with asyncio.timeout(10):
@@ -358,7 +358,7 @@ async def test_a_silent_server_holds_a_job_no_longer_than_an_upload_may_take() -
 
 
 async def test_a_server_that_drips_holds_a_job_no_longer_either() -> None:
-    """Each header is an answer in time; no timeout of a socket ends that."""
+    """Each header arrives in time, so that no socket timeout ends the upload."""
     with dripping_server() as address:
         async with asyncio.timeout(10):
             with pytest.raises(StorageError, match=r"the bucket did not take it in 0\.2 seconds$"):
@@ -387,7 +387,7 @@ def test_an_upload_over_https_has_no_checksum_trailer(tls_store: dict[str, str])
 
 
 def test_the_store_over_https_judges(tls_store: dict[str, str]) -> None:
-    """It refuses what boto3 sends by default, or the test above would prove nothing."""
+    """It refuses what boto3 sends by default; otherwise the test above would prove nothing."""
     client = boto3.session.Session().client(
         "s3",
         endpoint_url=tls_store["BUCKET_ENDPOINT_URL"],
@@ -400,13 +400,13 @@ def test_the_store_over_https_judges(tls_store: dict[str, str]) -> None:
         client.put_object(Bucket=tls_store["BUCKET_NAME"], Key="key", Body=b"pixels")
 
 
-async def test_a_certificate_that_nobody_trusts(
+async def test_an_untrusted_certificate(
     tls_store: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An upload goes to no host that cannot prove its name."""
+    """Nothing is uploaded to a host with an untrusted certificate."""
     monkeypatch.delenv("AWS_CA_BUNDLE")
-    location = Location.of(tls_store["BUCKET_ENDPOINT_URL"], tls_store["BUCKET_NAME"])
-    client = connect(location, open_session("key", "secret"), Patience(attempts=1))
+    location = Location.from_endpoint(tls_store["BUCKET_ENDPOINT_URL"], tls_store["BUCKET_NAME"])
+    client = connect(location, open_session("key", "secret"), RetryPolicy(attempts=1))
 
     with pytest.raises(StorageError, match=r"stored: the bucket could not be reached$"):
         await Bucket(client, location.name).store(FILE)
@@ -424,10 +424,10 @@ def test_the_check_leaves_nothing_behind(
     assert s3_server.keys(bucket_name) == []
 
 
-def test_the_check_bears_a_key_that_may_not_delete(
+def test_the_check_passes_with_a_key_that_may_not_delete(
     s3_server: StrictServer, bucket_name: str
 ) -> None:
-    """Two boots of such a worker leave two probes: those of boots at once never meet."""
+    """Two boots without the right to delete leave two probes, each with its own key."""
     key = s3_server.new_user("s3:PutObject", "s3:GetObject")
     bucket = Bucket.from_settings(settings(s3_server.environment(bucket_name, key)))
 
@@ -448,13 +448,13 @@ def test_the_check_bears_a_key_that_may_not_delete(
 def test_the_check_tells_the_deployer_what_is_wrong(
     wrong: dict[str, str], reason: str, environment: dict[str, str]
 ) -> None:
-    """Its sentence names the bucket and what the store said of it."""
+    """The sentence names the bucket and the store's error."""
     with pytest.raises(BootError, match=reason):
         Bucket.from_settings(settings(environment | wrong)).check()
 
 
-def test_the_check_reads_as_a_stranger(s3_server: StrictServer, bucket_name: str) -> None:
-    """A key that may only write signs links that nobody can open: the boot finds it, no caller."""
+def test_the_check_reads_without_credentials(s3_server: StrictServer, bucket_name: str) -> None:
+    """Links signed by a key that may only write do not open; the boot check finds that."""
     writer = s3_server.new_user("s3:PutObject")
     bucket = Bucket.from_settings(settings(s3_server.environment(bucket_name, writer)))
 
@@ -505,7 +505,7 @@ def test_the_check_reads_as_a_stranger(s3_server: StrictServer, bucket_name: str
 def test_wrong_settings_are_refused_by_name(
     environment: dict[str, str], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The worker does not start, and its deployer reads which variable is to blame."""
+    """The worker does not start, and the sentence names the variable."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
@@ -530,7 +530,7 @@ async def test_the_usual_chain_works(
 def test_our_keys_are_not_mixed_with_the_chains_token(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session token beside BUCKET_* keys belongs to somebody else."""
+    """A session token in the environment does not belong to the BUCKET_* keys."""
     monkeypatch.setenv("AWS_SESSION_TOKEN", "somebody else's")
 
     Bucket.from_settings(settings(environment)).check()
@@ -541,7 +541,7 @@ def test_our_keys_are_not_mixed_with_the_chains_token(
 
 @pytest.fixture
 def cdn(s3_server: StrictServer, bucket_name: str) -> Iterator[str]:
-    """The URL of a server that shows everybody what is in the bucket."""
+    """The URL of a public server for the bucket's content."""
 
     def show(request: BaseHTTPRequestHandler) -> None:
         status(200, s3_server.read(bucket_name, request.path.lstrip("/")))(request)
@@ -554,7 +554,7 @@ def cdn(s3_server: StrictServer, bucket_name: str) -> Iterator[str]:
 async def test_public_links_lead_to_the_cdn(
     slash: str, cdn: str, environment: dict[str, str]
 ) -> None:
-    """They are unsigned, below the base URL, and open."""
+    """They begin with the base URL, have no signature, and work."""
     bucket = Bucket.from_settings(settings(environment, public_base_url=cdn + slash))
 
     link = await bucket.store(FILE)
@@ -564,20 +564,20 @@ async def test_public_links_lead_to_the_cdn(
 
 
 async def test_public_links_cannot_be_guessed(cdn: str, environment: dict[str, str]) -> None:
-    """Their 128 bits are drawn anew each time, also for the same job."""
+    """Each upload gets a new random key, even for the same job."""
     bucket = Bucket.from_settings(settings(environment, public_base_url=cdn))
 
     assert await bucket.store(FILE) != await bucket.store(FILE)
 
 
-def test_public_links_bear_temporary_credentials(
+def test_public_links_allow_temporary_credentials(
     cdn: str,
     s3_server: StrictServer,
     bucket_name: str,
     worker_key: Key,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """They only write, no link depends on their life: the check passes with a real token."""
+    """No link depends on temporary credentials then: the boot check passes with a real token."""
     temporary = s3_server.temporary(worker_key)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", temporary.access_key_id)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", temporary.secret)
@@ -601,7 +601,7 @@ def test_public_links_bear_temporary_credentials(
 def test_the_check_finds_a_wrong_cdn(
     answer: Answer, reason: str, environment: dict[str, str]
 ) -> None:
-    """A base URL that does not show this bucket refuses the boot."""
+    """The boot fails if the base URL does not serve this bucket."""
     with (
         stub_server(answer) as (address, _),
         pytest.raises(BootError, match=reason),
@@ -611,6 +611,6 @@ def test_the_check_finds_a_wrong_cdn(
 
 @pytest.mark.parametrize("base", ["http://127.0.0.1:1", "http://a:b", "https://xn--"])
 def test_the_check_finds_a_cdn_that_cannot_be(base: str, environment: dict[str, str]) -> None:
-    """So does one that nobody can open."""
+    """The boot fails if the base URL cannot be reached."""
     with pytest.raises(BootError, match="its link cannot be opened"):
         Bucket.from_settings(settings(environment, public_base_url=base)).check()

@@ -1,4 +1,4 @@
-"""Results in a bucket that a job names, at a host that must not be trusted."""
+"""Results in the bucket that a job's `s3Config` names, on a host that is not trusted."""
 
 import asyncio
 import io
@@ -21,9 +21,9 @@ from kontext.contract.s3_config import S3Config
 from kontext.errors import InvalidRequest, StorageError
 from kontext.logs import PlainFormatter
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import NOT_STORED
 from kontext.storage.caller_bucket import CallerBucket
+from kontext.storage.result_file import ResultFile
 from tests.support.s3_server import (
     Certificate,
     Key,
@@ -40,7 +40,7 @@ from tests.support.s3_server import (
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {"seed": "7"})
 SECRET = "caller/secret+key"
 
 
@@ -53,8 +53,8 @@ def config(endpoint_url: str, **changes: object) -> dict[str, object]:
     } | changes
 
 
-def admitting(url: str) -> Policy:
-    """Admit loopback, on the URL's port alone."""
+def allowing(url: str) -> Policy:
+    """Return a policy that allows loopback on the URL's port only."""
     return Policy(
         allowed_networks=(ip_network("127.0.0.0/8"),),
         allowed_ports=frozenset({urlsplit(url).port or 443}),
@@ -62,7 +62,7 @@ def admitting(url: str) -> Policy:
 
 
 class Names:
-    """A resolver that says the same address of every name, and notes the names."""
+    """A resolver that returns the same address for every name, and records the names."""
 
     def __init__(self, address: str) -> None:
         self.asked: list[str] = []
@@ -76,7 +76,7 @@ class Names:
 async def test_a_callers_bucket_is_honoured(
     s3_server: StrictServer, bucket_name: str, worker_key: Key
 ) -> None:
-    """The result lies there, with type, name and facts, behind a link of 7 days."""
+    """The result has its type, file name and metadata there, and a link of 7 days."""
     s3_config = config(
         s3_server.endpoint_url,
         accessId=worker_key.access_key_id,
@@ -84,7 +84,7 @@ async def test_a_callers_bucket_is_honoured(
         bucketName=bucket_name,
     )
 
-    link = await CallerBucket(s3_config, admitting(s3_server.endpoint_url)).store(FILE)
+    link = await CallerBucket(s3_config, allowing(s3_server.endpoint_url)).store(FILE)
 
     answer = await download(link)
     assert (answer.status_code, answer.content) == (200, b"pixels")
@@ -100,13 +100,13 @@ async def test_a_callers_bucket_is_honoured(
 async def test_a_store_that_refuses(
     s3_server: StrictServer, bucket_name: str, worker_key: Key
 ) -> None:
-    """A real server's answer to a wrong secret is its status, in one sentence."""
+    """If a real server refuses the secret, the sentence names its status."""
     s3_config = config(
         s3_server.endpoint_url, accessId=worker_key.access_key_id, bucketName=bucket_name
     )
 
     with pytest.raises(StorageError, match=r"stored: the bucket of s3Config answered 403$"):
-        await CallerBucket(s3_config, admitting(s3_server.endpoint_url)).store(FILE)
+        await CallerBucket(s3_config, allowing(s3_server.endpoint_url)).store(FILE)
 
 
 # --- Addresses
@@ -114,8 +114,8 @@ async def test_a_store_that_refuses(
 
 @pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433"])
-async def test_a_private_endpoint_is_never_dialled(host: str) -> None:
-    """However it is written, nobody knocks at its door."""
+async def test_a_private_endpoint_is_never_connected_to(host: str) -> None:
+    """However the address is written, no connection is opened."""
     with silent_server() as listener:
         policy = Policy(allowed_ports=frozenset({port(listener)}))
         caller = CallerBucket(config(f"http://{host}:{port(listener)}"), policy)
@@ -127,8 +127,8 @@ async def test_a_private_endpoint_is_never_dialled(host: str) -> None:
 
 
 @pytest.mark.hostile("s3Config values")
-async def test_a_name_with_a_private_address_is_never_dialled() -> None:
-    """A public name does not help, and the sentence does not tell what it means."""
+async def test_a_name_with_a_private_address_is_never_connected_to() -> None:
+    """A public name does not help, and the sentence does not reveal its address."""
     with silent_server() as listener:
         policy = Policy(allowed_ports=frozenset({port(listener)}))
         s3_config = config(f"http://store.example.com:{port(listener)}")
@@ -141,8 +141,8 @@ async def test_a_name_with_a_private_address_is_never_dialled() -> None:
 
 
 @pytest.mark.hostile("s3Config values")
-async def test_other_ports_are_never_dialled() -> None:
-    """On an admitted network only the ports of the policy are, and the sentence names them."""
+async def test_other_ports_are_never_connected_to() -> None:
+    """On an allowed network only the policy's ports are allowed, and the sentence names them."""
     with silent_server() as listener:
         policy = Policy(allowed_networks=(ip_network("127.0.0.0/8"),))
         caller = CallerBucket(config(f"http://127.0.0.1:{port(listener)}"), policy)
@@ -156,7 +156,7 @@ async def test_other_ports_are_never_dialled() -> None:
 @pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("code", [301, 302, 307, 308])
 async def test_redirects_are_not_followed(code: int) -> None:
-    """The image goes where the caller said, or nowhere: not even to an admitted address."""
+    """The image goes nowhere but to the endpoint, not even to another allowed address."""
     with silent_server() as listener:
         elsewhere = f"http://127.0.0.1:{port(listener)}/photos/job-1.png"
         with stub_server(status(code, Location=elsewhere)) as (address, requests):
@@ -253,7 +253,7 @@ async def test_only_the_stores_host_is_asked_for(
     ],
 )
 def test_a_wrong_field_is_named(s3_config: object, named: str) -> None:
-    """One sentence names the fields, and repeats no value."""
+    """The sentence names the fields and repeats no value."""
     with pytest.raises(InvalidRequest) as refusal:
         CallerBucket(s3_config, Policy())
 
@@ -280,7 +280,7 @@ def test_a_wrong_field_is_named(s3_config: object, named: str) -> None:
     ],
 )
 def test_what_is_no_endpoint_is_refused_before_the_gpu_works(endpoint_url: str) -> None:
-    """One sentence, when the job begins; the URL is not repeated."""
+    """The job is refused at its beginning; the sentence does not repeat the URL."""
     with pytest.raises(InvalidRequest) as refusal:
         CallerBucket(config(endpoint_url), Policy())
 
@@ -289,7 +289,7 @@ def test_what_is_no_endpoint_is_refused_before_the_gpu_works(endpoint_url: str) 
 
 @pytest.mark.hostile("s3Config values")
 def test_what_boto3_does_not_sign_is_refused_before_the_gpu_works() -> None:
-    """A name that only AWS has rules for fails when the job begins, not after the edit."""
+    """A name that is invalid only on AWS is refused before the edit."""
     with pytest.raises(InvalidRequest, match="not an S3 endpoint that can presign"):
         CallerBucket(config("https://s3.amazonaws.com", bucketName="photos--x-s3"), Policy())
 
@@ -317,12 +317,12 @@ PRINTABLE = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size
     )
 )
 def test_whatever_a_config_holds(s3_config: object) -> None:
-    """It is refused in one sentence, when the job begins or when its result would be stored."""
+    """The caller reads one sentence, before the edit or when the result would be stored."""
     assert re.fullmatch(rf"({NOT_STORED}: )?s3Config [ -~]+", sentence(s3_config))
 
 
 def sentence(s3_config: object) -> str:
-    """Return what a job's caller reads where nobody may be dialled."""
+    """Return what the caller reads if no connection is allowed."""
     try:
         caller = CallerBucket(s3_config, Policy(allowed_schemes=frozenset({"none"})))
         return asyncio.run(caller.store(FILE))
@@ -332,7 +332,7 @@ def sentence(s3_config: object) -> str:
 
 @pytest.mark.hostile("s3Config values")
 def test_an_unknown_field_is_ignored() -> None:
-    """As in `input`."""
+    """Unknown fields of `input` are ignored too."""
     CallerBucket(config("https://s3.amazonaws.com", region="eu-west-1"), Policy())
 
 
@@ -342,10 +342,10 @@ def test_an_unknown_field_is_ignored() -> None:
 @pytest.mark.hostile("s3Config values")
 @pytest.mark.parametrize("code", [400, 403, 404, 500, 503])
 async def test_a_stores_refusal_is_its_status(code: int) -> None:
-    """What the store writes beside stays where it is."""
+    """The caller does not read the response's content."""
     with stub_server(status(code, b"<Error>internal-host-7</Error>")) as (address, _):
         with pytest.raises(StorageError) as failure:
-            await CallerBucket(config(address), admitting(address)).store(FILE)
+            await CallerBucket(config(address), allowing(address)).store(FILE)
 
         expected = f"The edited image could not be stored: the bucket of s3Config answered {code}"
         assert str(failure.value) == expected
@@ -353,20 +353,20 @@ async def test_a_stores_refusal_is_its_status(code: int) -> None:
 
 @pytest.mark.hostile("s3Config values")
 async def test_a_store_that_is_down() -> None:
-    """Nobody listens: one sentence."""
+    """The caller reads one sentence."""
     with silent_server() as listener:
         address = f"http://127.0.0.1:{port(listener)}"
 
     with pytest.raises(StorageError, match=r"stored: s3Config endpointUrl could not be reached$"):
-        await CallerBucket(config(address), admitting(address)).store(FILE)
+        await CallerBucket(config(address), allowing(address)).store(FILE)
 
 
 @pytest.mark.hostile("s3Config values")
 async def test_a_store_that_is_slow() -> None:
-    """A deadline ends an upload that nobody answers."""
+    """The deadline ends an upload that the store never answers."""
     with silent_server() as listener:
         address = f"http://127.0.0.1:{port(listener)}"
-        caller = CallerBucket(config(address), admitting(address), seconds=0.2)
+        caller = CallerBucket(config(address), allowing(address), seconds=0.2)
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"s3Config did not take it in 0\.2 seconds$"):
                 await caller.store(FILE)
@@ -376,9 +376,9 @@ async def test_a_store_that_is_slow() -> None:
 
 @pytest.mark.hostile("s3Config values")
 async def test_a_store_that_drips() -> None:
-    """The deadline ends an answer whose head never ends, a header at a time."""
+    """The deadline ends a response that sends headers forever."""
     with dripping_server() as address:
-        caller = CallerBucket(config(address), admitting(address), seconds=0.3)
+        caller = CallerBucket(config(address), allowing(address), seconds=0.3)
         async with asyncio.timeout(30):
             with pytest.raises(StorageError, match=r"s3Config did not take it in 0\.3 seconds$"):
                 await caller.store(FILE)
@@ -386,7 +386,7 @@ async def test_a_store_that_drips() -> None:
 
 @pytest.mark.hostile("s3Config values")
 async def test_a_store_that_never_ends_its_answer() -> None:
-    """The answer's head is all that is read: an endless body costs nothing."""
+    """Only the response's head is read, so that an endless body does no harm."""
 
     def endless(request: BaseHTTPRequestHandler) -> None:
         request.wfile.write(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -397,7 +397,7 @@ async def test_a_store_that_never_ends_its_answer() -> None:
             request.close_connection = True
 
     with stub_server(endless) as (address, _):
-        caller = CallerBucket(config(address), admitting(address), seconds=5)
+        caller = CallerBucket(config(address), allowing(address), seconds=5)
 
         assert (await caller.store(FILE)).startswith(f"{address}/photos/job-1.png?")
 
@@ -407,7 +407,7 @@ async def test_a_store_that_never_ends_its_answer() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Certificate:
-    """Of store.example.com, signed by nobody known."""
+    """A self-signed certificate for store.example.com."""
     return self_signed(tmp_path)
 
 
@@ -428,9 +428,9 @@ def tls_store(tmp_path: Path, certificate: Certificate) -> Iterator[dict[str, An
 async def test_a_store_over_https(
     tls_store: dict[str, Any], certificate: Certificate, tmp_path: Path
 ) -> None:
-    """The address is pinned, the certificate still checked by name."""
+    """The connection goes to the pinned address, and the certificate is checked by name."""
     url = tls_store["endpointUrl"]
-    caller = CallerBucket(tls_store, admitting(url), Names("127.0.0.1"), certificate.trust)
+    caller = CallerBucket(tls_store, allowing(url), Names("127.0.0.1"), certificate.trust)
 
     link = await caller.store(FILE)
 
@@ -439,9 +439,9 @@ async def test_a_store_over_https(
 
 
 @pytest.mark.hostile("s3Config values")
-async def test_a_store_whose_certificate_nobody_trusts(tls_store: dict[str, Any]) -> None:
-    """The image goes to no host that cannot prove its name."""
-    caller = CallerBucket(tls_store, admitting(tls_store["endpointUrl"]), Names("127.0.0.1"))
+async def test_a_store_with_an_untrusted_certificate(tls_store: dict[str, Any]) -> None:
+    """The image is not sent to a host with an untrusted certificate."""
+    caller = CallerBucket(tls_store, allowing(tls_store["endpointUrl"]), Names("127.0.0.1"))
 
     with pytest.raises(StorageError, match="endpointUrl could not be reached"):
         await caller.store(FILE)
@@ -451,10 +451,10 @@ async def test_a_store_whose_certificate_nobody_trusts(tls_store: dict[str, Any]
 async def test_a_store_with_anothers_certificate(
     tls_store: dict[str, Any], certificate: Certificate
 ) -> None:
-    """Nor to one that proves another name."""
+    """The image is not sent to a host whose certificate has another name."""
     url = tls_store["endpointUrl"].replace("store.", "another.")
     s3_config = {**tls_store, "endpointUrl": url}
-    caller = CallerBucket(s3_config, admitting(url), Names("127.0.0.1"), certificate.trust)
+    caller = CallerBucket(s3_config, allowing(url), Names("127.0.0.1"), certificate.trust)
 
     with pytest.raises(StorageError, match="endpointUrl could not be reached"):
         await caller.store(FILE)
@@ -464,7 +464,7 @@ async def test_a_store_with_anothers_certificate(
 
 
 def test_a_config_hides_its_secret() -> None:
-    """Printed or logged, it shows the bucket's name alone."""
+    """Printed or logged, it shows only the bucket's name."""
     shown = repr(S3Config.model_validate(config("https://s3.amazonaws.com")))
 
     assert shown == "S3Config(bucketName='photos')"
@@ -476,8 +476,8 @@ async def test_no_secret_reaches_the_log(case: str) -> None:
     """Neither secret, nor key, nor signature is in a failure's sentence or its logged cause."""
     with stub_server(status(403)) as (address, _):
         endpoint_url, policy = {
-            "refused": (address, admitting(address)),
-            "down": ("http://127.0.0.1:1", admitting("http://127.0.0.1:1")),
+            "refused": (address, allowing(address)),
+            "down": ("http://127.0.0.1:1", allowing("http://127.0.0.1:1")),
             "private": ("http://127.0.0.1", Policy()),
             "port": ("http://127.0.0.1:1", Policy()),
         }[case]
@@ -491,7 +491,7 @@ async def test_no_secret_reaches_the_log(case: str) -> None:
 
 
 def written(error: Exception) -> str:
-    """Write what the worker logs of a failed job."""
+    """Return what the worker logs about a failed job."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(PlainFormatter())

@@ -1,4 +1,4 @@
-"""The bucket of a machine without one: a real S3 server that ends with us."""
+"""The embedded bucket: a real S3 server that ends with its parent."""
 
 import json
 import os
@@ -17,14 +17,14 @@ import pytest
 from kontext.errors import BootError, StorageError
 from kontext.settings import Settings
 from kontext.storage import embedded_bucket
-from kontext.storage.base import StoredFile
 from kontext.storage.bucket import Bucket
+from kontext.storage.result_file import ResultFile
 from tests.local.served import processes
 from tests.support.s3_server import download
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
-FILE = StoredFile("job-1", "png", b"pixels", "image/png", {})
+FILE = ResultFile("job-1", "png", b"pixels", "image/png", {})
 
 SERVES_AND_WAITS = """
 import sys, time
@@ -38,7 +38,7 @@ with embedded_bucket.serve(Path(sys.argv[1])) as environment:
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """What a running embedded bucket tells its worker."""
+    """The environment variables of a running embedded bucket."""
     with embedded_bucket.serve(tmp_path_factory.mktemp("bucket")) as environment:
         yield environment
 
@@ -49,7 +49,7 @@ def open_bucket(environment: dict[str, str], **changes: str) -> Bucket:
 
 
 def has_gone(url: str) -> bool:
-    """Give a server half a minute to go."""
+    """Wait up to half a minute until the server has ended."""
     for _ in range(1500):
         if not is_listening(url):
             return True
@@ -66,7 +66,7 @@ def is_listening(url: str, host: str = "127.0.0.1") -> bool:
 
 
 async def test_serves_what_a_worker_stores(environment: dict[str, str]) -> None:
-    """It passes the boot check, and a link opens without credentials."""
+    """It passes the boot check, and a link works without credentials."""
     bucket = open_bucket(environment)
     bucket.check()
 
@@ -82,20 +82,20 @@ async def test_serves_what_a_worker_stores(environment: dict[str, str]) -> None:
     ids=["signature", "key"],
 )
 async def test_checks_signatures(environment: dict[str, str], change: tuple[str, str]) -> None:
-    """A link that was tampered with does not open."""
+    """A link that was changed does not work."""
     bucket = open_bucket(environment)
-    await bucket.store(StoredFile("job-2", "png", b"others", "image/png", {}))
+    await bucket.store(ResultFile("job-2", "png", b"others", "image/png", {}))
     link = await bucket.store(FILE)
 
     assert (await download(link.replace(*change))).status_code == 403
 
 
 async def test_a_web_page_without_a_link_reads_nothing(environment: dict[str, str]) -> None:
-    """It may neither ask nor write, and by a name of its own no link opens (DNS rebinding).
+    """A page can neither read nor write, and a link does not work under the page's own host name.
 
-    rclone cannot be told which hosts it serves, but a link's signature covers its host. An answer
-    to a valid link can be read by every page, which no flag of rclone's changes: who has the link
-    may read the image.
+    rclone serves any host name, but a link's signature covers its host, which prevents DNS
+    rebinding. Every page can read the response to a valid link, and no flag of rclone changes that:
+    whoever has the link may read the image.
     """
     link = await open_bucket(environment).store(FILE)
     page = {"Origin": "https://evil.example"}
@@ -112,14 +112,14 @@ async def test_a_web_page_without_a_link_reads_nothing(environment: dict[str, st
 
 
 def test_no_process_shows_its_keys(environment: dict[str, str]) -> None:
-    """Command lines are for every user of the machine to read."""
+    """Every user of the machine can read command lines."""
     shown = [processes(environment[name]) for name in environment if "ACCESS_KEY" in name]
 
     assert shown == [[], []]
 
 
 async def test_checks_secrets(environment: dict[str, str]) -> None:
-    """Nothing can be stored with a wrong secret."""
+    """An upload with a wrong secret is refused."""
     with pytest.raises(StorageError, match="the secret access key is wrong"):
         await open_bucket(environment, bucket_secret_access_key="wrong").store(FILE)
 
@@ -141,7 +141,7 @@ def test_listens_on_loopback_alone(environment: dict[str, str]) -> None:
 
 
 def test_ends_with_its_block(tmp_path: Path) -> None:
-    """After the block nobody listens."""
+    """After the block no server listens."""
     with embedded_bucket.serve(tmp_path) as environment:
         pass
 
@@ -149,11 +149,11 @@ def test_ends_with_its_block(tmp_path: Path) -> None:
 
 
 async def test_links_outlive_a_restart_with_a_memory(tmp_path: Path) -> None:
-    """Keys and port are kept, in a file that nobody else may read."""
+    """Keys and port are kept in a file that only its owner may read."""
     memory = tmp_path / "memory.json"
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment:
         link = await open_bucket(environment).store(FILE)
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory):
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory):
         answer = await download(link)
 
     assert answer.content == FILE.content
@@ -161,14 +161,14 @@ async def test_links_outlive_a_restart_with_a_memory(tmp_path: Path) -> None:
 
 
 def test_a_memory_whose_port_is_taken_gives_another(tmp_path: Path) -> None:
-    """The server starts all the same, with the keys of before."""
+    """The server still starts, with the same keys."""
     memory = tmp_path / "memory.json"
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as before:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as before:
         pass
     taken = urlsplit(before["BUCKET_ENDPOINT_URL"]).port
     with (
         socket.create_server(("127.0.0.1", taken or 0)),
-        embedded_bucket.serve(tmp_path / "bucket", memory=memory) as after,
+        embedded_bucket.serve(tmp_path / "bucket", state=memory) as after,
     ):
         open_bucket(after).check()
 
@@ -176,12 +176,12 @@ def test_a_memory_whose_port_is_taken_gives_another(tmp_path: Path) -> None:
     assert after["BUCKET_ACCESS_KEY_ID"] == before["BUCKET_ACCESS_KEY_ID"]
 
 
-def test_a_memory_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
-    """A process that died while it wrote costs the links, not the start."""
+def test_a_damaged_state_file_is_written_again(tmp_path: Path) -> None:
+    """If a process died while writing the file, links are lost, but the server starts."""
     memory = tmp_path / "memory.json"
     memory.write_text('{"BUCKET_ENDPOINT_URL": "http://127')
 
-    with embedded_bucket.serve(tmp_path / "bucket", memory=memory) as environment:
+    with embedded_bucket.serve(tmp_path / "bucket", state=memory) as environment:
         open_bucket(environment).check()
 
     assert json.loads(memory.read_text()) == environment
@@ -194,7 +194,7 @@ def test_a_memory_that_was_cut_off_is_written_anew(tmp_path: Path) -> None:
     ids=lambda number: number.name,
 )
 def test_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
-    """However the parent ends, also when its whole process group does, the server goes."""
+    """The server ends however its parent ends, even if the whole process group is killed."""
     with subprocess.Popen(
         [sys.executable, "-c", SERVES_AND_WAITS, str(tmp_path)],
         stdout=subprocess.PIPE,
@@ -212,7 +212,7 @@ def test_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
 
 
 @pytest.mark.hostile("kills")
-def test_ends_with_its_parent_though_a_fork_lives_on(tmp_path: Path) -> None:
+def test_ends_with_its_parent_even_if_a_fork_lives_on(tmp_path: Path) -> None:
     """The SDK forks its heartbeat, which outlives a worker that is killed."""
     program = """
 import multiprocessing, sys, time
@@ -238,8 +238,8 @@ with embedded_bucket.serve(Path(sys.argv[1])) as environment:
             os.killpg(parent.pid, signal.SIGKILL)
 
 
-def test_does_not_keep_its_parent_from_ending(tmp_path: Path) -> None:
-    """A process that leaves the server to `atexit`, as the worker does, ends."""
+def test_its_parent_can_exit(tmp_path: Path) -> None:
+    """A process that ends the server by `atexit`, as the worker does, exits."""
     program = """
 import atexit, sys
 from contextlib import ExitStack
@@ -257,7 +257,7 @@ atexit.register(stack.close)
 def test_a_server_that_does_not_start_is_a_boot_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What rclone says of it is in the sentence; nobody waits for ever."""
+    """The sentence repeats rclone's error; the start does not hang."""
     monkeypatch.setenv("RCLONE_VFS_CACHE_MODE", "no-such-mode")
 
     with pytest.raises(BootError, match="no-such-mode"), embedded_bucket.serve(tmp_path):

@@ -127,12 +127,12 @@ def test_an_endpoint_url_says_where_the_bucket_is(
     endpoint_url: str | None, name: str | None, expected: Location
 ) -> None:
     """Bucket, region and style are read from the URL as far as it names them."""
-    assert Location.of(endpoint_url, name) == expected
+    assert Location.from_endpoint(endpoint_url, name) == expected
 
 
 def test_what_is_set_wins_over_what_the_url_says() -> None:
-    """Name, region and style of the settings are taken as they stand."""
-    location = Location.of(
+    """Name, region and style in the settings have precedence."""
+    location = Location.from_endpoint(
         "https://photos.s3.eu-west-1.amazonaws.com", "others", "eu-central-1", "path"
     )
 
@@ -171,11 +171,13 @@ def test_the_endpoint_comes_from_the_usual_variables(monkeypatch: pytest.MonkeyP
 def test_a_callers_bucket_knows_nothing_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The deployer's region and endpoint do not apply to a bucket given by its own facts."""
+    """The environment's region and endpoint do not apply to a caller's bucket."""
     monkeypatch.setenv("AWS_REGION", "eu-west-2")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9000")
 
-    assert Location.of(None, "photos") == Location(None, "photos", "us-east-1", "virtual")
+    assert Location.from_endpoint(None, "photos") == Location(
+        None, "photos", "us-east-1", "virtual"
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,7 @@ def test_a_callers_bucket_knows_nothing_of_the_environment(
 def test_a_network_volume_is_refused_by_name(endpoint_url: str) -> None:
     """Runpod's network-volume S3 cannot presign, and the sentence says so."""
     with pytest.raises(SettingsError, match="network-volume S3, which cannot presign"):
-        Location.of(endpoint_url, "volume")
+        Location.from_endpoint(endpoint_url, "volume")
 
 
 @pytest.mark.parametrize(
@@ -206,15 +208,15 @@ def test_a_network_volume_is_refused_by_name(endpoint_url: str) -> None:
     ],
 )
 def test_what_is_no_endpoint_is_refused_by_name(endpoint_url: str) -> None:
-    """An endpoint that could not be meant so never becomes AWS, and no secret in it is repeated."""
+    """An invalid endpoint is not taken for AWS, and the sentence repeats no secret in it."""
     with pytest.raises(SettingsError, match="BUCKET_ENDPOINT_URL must be an http") as refusal:
-        Location.of(endpoint_url, "photos")
+        Location.from_endpoint(endpoint_url, "photos")
 
     assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("endpoint_url", [None, R2, "https://s3.eu-west-1.amazonaws.com"])
 def test_a_bucket_without_a_name_is_refused_by_name(endpoint_url: str | None) -> None:
-    """Nothing guesses a bucket's name."""
+    """A bucket's name is never guessed."""
     with pytest.raises(SettingsError, match="BUCKET_NAME is not set"):
-        Location.of(endpoint_url, None)
+        Location.from_endpoint(endpoint_url, None)

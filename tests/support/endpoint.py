@@ -1,6 +1,6 @@
 """An endpoint whose worker the test starts itself, to see its output and how it ends.
 
-The server is the local one. Around it a recorder writes down what it does not show: every post
+The server is the local one. A recorder around it keeps what the server does not show: every post
 and every heartbeat, in order.
 """
 
@@ -21,22 +21,22 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kontext.local.jobs import Status, Submission
-from tests.local.served import PATIENCE, Served, serving, until
+from tests.local.served import INHERITED, PATIENCE, Served, serving, until
 
 WORKER = "pod-1"
 
 
 @dataclass
 class Recorder:
-    """Around the server's application; watches the worker's routes.
+    """Wraps the server's application and records the requests of the worker.
 
     Attributes:
-        posts: What the worker posted, with the job's `id`, in the order in which it was processed;
+        posts: The worker's posts, with the job's `id`, in the order in which they were processed;
             `DROPPED` is the status of a progress post that the worker abandoned.
-        pings: The queries of its heartbeats and health reports.
-        polls: How often the worker has asked for a job.
-        hold_progress: Seconds that a progress post takes.
-        instead: What is answered in the place of the server, by a part of the path.
+        pings: The queries of the worker's heartbeats and health reports.
+        polls: The number of polls for a job.
+        hold_progress: The seconds that a progress post takes.
+        instead: Answers that replace the server's, by a part of the path.
     """
 
     posts: list[dict[str, Any]] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Recorder:
     instead: dict[str, Response] = field(default_factory=dict)
 
     def __call__(self, application: ASGIApp) -> ASGIApp:
-        """Return the application, watched."""
+        """Return the application with the recorder around it."""
 
         async def watched(scope: Scope, receive: Receive, send: Send) -> None:
             path = scope.get("path", "")
@@ -63,9 +63,9 @@ class Recorder:
         return watched
 
     async def _posted(self, request: Request) -> Receive:
-        """Note a post, once it has taken its time; return what reads it again."""
+        """Record a post after `hold_progress`; return a function that reads it again."""
         body = await request.body()
-        # As strict as a server that is not Python: NaN is no JSON.
+        # NaN is no JSON, so a server that is not Python would refuse it.
         post = json.loads(body, parse_constant=_refuse)
         if "status" in post and await _abandoned(request, self.hold_progress):
             post["status"] = "DROPPED"
@@ -78,13 +78,13 @@ class Recorder:
 
 
 class Unchecked(Submission):
-    """A job with any `input`, also one that the API refuses to its clients."""
+    """A job with any `input`, also one that the API refuses."""
 
     input: Any
 
     @model_serializer
     def whole(self) -> dict[str, Any]:
-        """Keep null, which is left out of a client's."""
+        """Keep an `input` of null, which a client's submission leaves out."""
         config = {"s3Config": self.s3Config} if self.s3Config else {}
         return {"input": self.input, **config}
 
@@ -98,7 +98,7 @@ class Endpoint:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What Runpod sets on a worker."""
+        """The environment variables that Runpod sets on a worker."""
         return {
             **self.served.server.control_plane,
             "RUNPOD_POD_ID": WORKER,
@@ -112,7 +112,7 @@ class Endpoint:
         return queue.submit(Unchecked(input=data, **more), sync=False).id
 
     async def run(self, data: object, **more: Any) -> dict[str, Any]:
-        """Queue a job and return what the worker posts as its result; a client is told the same."""
+        """Queue a job and return the result that the worker posts and a client reads."""
         post = await self.result(self.send(data, **more))
         seen = await self.served.client.status(post["id"])
         assert {name: seen.get(name) for name in ("output", "error")} == {
@@ -122,11 +122,11 @@ class Endpoint:
 
     async def result(self, job_id: str) -> dict[str, Any]:
         """Wait for a job's end and return the first final post about it."""
-        await self.served.server.queue.finished(job_id, PATIENCE)
+        await self.served.server.queue.wait_until_finished(job_id, PATIENCE)
         return self.results(job_id)[0]
 
     async def status(self, job_id: str) -> Status:
-        """Return what a client reads."""
+        """Return the status that a client reads."""
         return Status((await self.served.client.status(job_id))["status"])
 
     async def stop(self, job_id: str, worker: "WorkerProcess") -> None:
@@ -145,32 +145,33 @@ class Endpoint:
 
 @asynccontextmanager
 async def serve_endpoint(directory: Path) -> AsyncIterator[Endpoint]:
-    """Serve while the block runs; heartbeats are wanted each second."""
+    """Serve while the block runs; the worker sends a heartbeat each second."""
     recorder = Recorder()
-    async with serving(directory, workers=0, hung_seconds=6, wrap=recorder) as served:
+    async with serving(directory, workers=0, hung_timeout_seconds=6, wrap=recorder) as served:
         yield Endpoint(served, recorder)
-        served.server.queue.drain(WORKER)  # or the server would wait for the polls that it holds
+        # Or the server would wait for the polls that it holds.
+        served.server.queue.close_worker(WORKER)
 
 
 @dataclass(frozen=True)
 class WorkerProcess:
-    """A worker, and the file that its standard output and error go to."""
+    """A worker's process, and the file of its standard output and error."""
 
     process: asyncio.subprocess.Process
     output: Path
 
     @property
     def log(self) -> str:
-        """All that it has written so far."""
+        """The worker's output so far."""
         return self.output.read_text()
 
     def lines(self, job_id: str) -> list[str]:
-        """Return the messages about one job."""
+        """Return the log messages about one job."""
         lines = [json.loads(line) for line in self.log.splitlines() if line.startswith("{")]
         return [line["message"] for line in lines if line["requestId"] == job_id]
 
     async def exit_code(self, seconds: float = PATIENCE) -> int:
-        """Wait for its end, no longer than so many seconds."""
+        """Wait for the process to end, for at most `seconds`."""
         async with asyncio.timeout(seconds):
             return await self.process.wait()
 
@@ -179,9 +180,9 @@ class WorkerProcess:
 async def start_worker(
     script: Path, environment: Mapping[str, str], output: Path
 ) -> AsyncIterator[WorkerProcess]:
-    """Run a worker while the block runs, in an environment without anything of this one's."""
-    inherited = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
-    inherited["OMP_NUM_THREADS"] = "1"  # the model is tiny, and other processes want cores too
+    """Run a worker while the block runs, without this process's environment variables."""
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    inherited["OMP_NUM_THREADS"] = "1"  # the model is tiny, and other processes need the cores
     inherited["MIN_GENERATION_MEGAPIXELS"] = "0"  # small images, quickly
     with output.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
@@ -197,15 +198,15 @@ async def start_worker(
         yield WorkerProcess(process, output)
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with its heartbeat
+            os.killpg(process.pid, signal.SIGKILL)  # and its heartbeat process
         await process.wait()
 
 
 async def _abandoned(request: Request, seconds: float) -> bool:
-    """Hold a request whose body was read; tell whether its sender has dropped it meanwhile."""
+    """Hold a request whose body was read; return whether its sender drops it meanwhile."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await request.receive()  # nothing but the end of the connection is left
+            await request.receive()  # only the end of the connection can follow
             return True
     return False
 

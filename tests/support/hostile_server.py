@@ -1,6 +1,7 @@
-"""A web server that misbehaves on purpose, and a name server that lies.
+"""A web server that misbehaves on purpose, and a name server with addresses of the test's choice.
 
-Raw sockets, since no server library would send what these answers send. Everything is loopback.
+The web server uses raw sockets, since no server library would send such responses. Everything is on
+loopback.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
 Row = tuple[int, int, int, str, tuple[Any, ...]]
 
 FOREVER = 3600
-"""Seconds; every answer that takes them is cut off when its server closes."""
+"""Seconds; a response that lasts so long is cut off when its server closes."""
 
 
 def sends(*parts: bytes) -> Answer:
@@ -52,7 +53,7 @@ def stalls(part: bytes = b"") -> Answer:
 
 
 def after(seconds: float, answer: Answer) -> Answer:
-    """Answer late."""
+    """Wait before answering."""
 
     async def late(writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(seconds)
@@ -68,21 +69,21 @@ def head(status: str = "200 OK", **fields: object) -> bytes:
 
 
 def body(content: bytes, status: str = "200 OK", **fields: object) -> Answer:
-    """Answer as a well-behaved server does."""
+    """Send a well-formed response."""
     return sends(head(status, content_length=len(content), connection="close", **fields), content)
 
 
 def redirect(location: str, content: bytes = b"") -> Answer:
-    """Send the client elsewhere."""
+    """Redirect the client."""
     return body(content, "302 Found", location=location)
 
 
 class HostileServer:
-    """Listens on loopback and answers each path as told.
+    """Listens on loopback and sends a given response for each path.
 
     Attributes:
-        answers: What to do for which path; 404 for the others.
-        connections: How many have been accepted.
+        answers: The response for each path; others get a 404.
+        connections: The number of accepted connections.
         requests: The head of every request that was read.
     """
 
@@ -119,20 +120,20 @@ class HostileServer:
             path = request.split()[1].partition("?")[0]
             await self.answers.get(path, body(b"", "404 Not Found"))(writer)
         except (OSError, asyncio.IncompleteReadError):
-            pass  # the client had enough
+            pass  # the client closed the connection
         finally:
             self._tasks.discard(task)
             writer.close()
 
 
 class Names:
-    """A name server: a stand-in for `socket.getaddrinfo`.
+    """A replacement for `socket.getaddrinfo` with fixed addresses.
 
     Args:
-        book: The addresses of a name, or several lists of them, one for each lookup in turn.
+        book: The addresses of each name, or several lists of them, one for each lookup in turn.
 
     Attributes:
-        lookups: The names that were asked for, in order.
+        lookups: The names that were looked up, in order.
     """
 
     def __init__(self, book: Mapping[str, list[str] | list[list[str]]]) -> None:
@@ -154,8 +155,8 @@ class Names:
         return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
 
 
-class Dials:
-    """Every address that this process connects to, as the interpreter itself reports it.
+class ConnectionLog:
+    """Records every address that this process connects to, by an audit hook of the interpreter.
 
     Attributes:
         addresses: Host and port of every internet connection attempted since `clear`.
@@ -166,7 +167,7 @@ class Dials:
         sys.addaudithook(self._hear)  # stays for the life of the process
 
     def clear(self) -> None:
-        """Forget."""
+        """Forget all addresses."""
         self.addresses.clear()
 
     def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:

@@ -30,7 +30,7 @@ def plain(width: int = 64, height: int = 48, colour: Any = RED, mode: str = "RGB
 
 
 def quadrants(width: int = 64, height: int = 32) -> Image.Image:
-    """Return an image with another colour in each corner."""
+    """Return an image with a different colour in each quarter."""
     image = Image.new("RGB", (width, height))
     for (vertical, horizontal), colour in QUADRANTS.items():
         corner = (width // 2 * (horizontal == "right"), height // 2 * (vertical == "bottom"))
@@ -39,7 +39,7 @@ def quadrants(width: int = 64, height: int = 32) -> Image.Image:
 
 
 def oriented(orientation: int) -> Image.Exif:
-    """Return EXIF that tells how a camera was held."""
+    """Return EXIF with that orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
@@ -85,19 +85,19 @@ def png_with_chunks(chunks: bytes) -> bytes:
 
 
 def gif_bomb() -> bytes:
-    """Return a GIF with 20 MB of nothing before its image, which Pillow reads byte by byte."""
+    """Return a GIF with 19 MB of zeros before its image, which Pillow reads byte by byte."""
     gif = encoded(plain(), "GIF")
     image = gif.index(b",\0\0\0\0")
     return gif[:image] + bytes(19_000_000) + gif[image:]
 
 
 def srgb_profile() -> bytes:
-    """Return the profile of sRGB."""
+    """Return an ICC profile of sRGB."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 def lab_profile() -> bytes:
-    """Return a profile of a colour space that no image here has."""
+    """Return an ICC profile of a colour space that no test image has."""
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 

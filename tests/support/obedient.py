@@ -1,4 +1,4 @@
-"""A worker process whose editor does as the prompt says: `tests/local/fake_handler.py`."""
+"""A worker process whose editor does what the prompt says: `tests/local/fake_handler.py`."""
 
 import json
 import re
@@ -18,17 +18,17 @@ EDIT: dict[str, Any] = {
     "num_inference_steps": 2,
 }
 EVENT = r"^(?:fetched|(?:enter|step|leave|stored) \d+)$"
-ON_LANE = {"enter", "step", "leave"}
+GPU_EVENTS = {"enter", "step", "leave"}
 
 
 @dataclass(frozen=True)
 class Obedient:
-    """A worker whose editor does as the prompt says.
+    """A worker whose editor does what the prompt says.
 
     Attributes:
-        endpoint: Its own.
-        worker: Itself.
-        directory: Where it looks for what it waits for.
+        endpoint: The endpoint of this worker alone.
+        worker: The worker's process.
+        directory: The directory of the files that the editor waits for.
     """
 
     endpoint: Endpoint
@@ -36,41 +36,41 @@ class Obedient:
     directory: Path
 
     def send(self, seed: int, prompt: str = "paint", **job: Any) -> str:
-        """Queue an edit that is known by its seed; return the job's id.
+        """Queue an edit and return the job's id.
 
         Args:
-            seed: Of the edit.
-            prompt: What the editor is to do.
-            job: Fields beside `input`, and `image`, which goes into it.
+            seed: The seed of the edit, by which a test recognizes it.
+            prompt: The instruction to the editor.
+            job: Fields of the job beside `input`; `image` goes into `input`.
         """
         image = {"image": job.pop("image")} if "image" in job else {}
         return self.endpoint.send({**EDIT, **image, "prompt": prompt, "seed": seed}, **job)
 
     async def started(self, job_id: str) -> None:
-        """Wait until it has taken a job."""
+        """Wait until the worker has started a job."""
         await until(lambda: "Started." in self.worker.lines(job_id))
 
     async def stop(self, job_id: str) -> None:
-        """Cancel a job that it has."""
+        """Cancel a job that the worker has."""
         await self.endpoint.stop(job_id, self.worker)
 
     def release(self, seed: int) -> None:
-        """Let an edit end that waits."""
+        """Let an edit that waits end."""
         (self.directory / str(seed)).touch()
 
-    def happened(self, since: int) -> list[str]:
-        """Return what it has printed from an edit's entering the executor on."""
+    def events_since(self, since: int) -> list[str]:
+        """Return the events that the worker printed since an edit got the GPU."""
         events = re.findall(EVENT, self.worker.log, re.MULTILINE)
         return events[events.index(f"enter {since}") :] if f"enter {since}" in events else []
 
-    def on_the_lane(self, since: int) -> list[str]:
-        """Return what has happened on the executor from an edit's entering it on."""
-        return [event for event in self.happened(since) if event.split()[0] in ON_LANE]
+    def gpu_events_since(self, since: int) -> list[str]:
+        """Return the events on the GPU thread since an edit got it."""
+        return [event for event in self.events_since(since) if event.split()[0] in GPU_EVENTS]
 
 
 @asynccontextmanager
 async def start_obedient(directory: Path, **settings: str) -> AsyncIterator[Obedient]:
-    """Run a worker with the obedient editor and these settings, on an endpoint of its own."""
+    """Run a worker with the obedient editor and these settings, on its own endpoint."""
     async with serve_endpoint(directory) as endpoint:
         environment = endpoint.environment | endpoint.served.ledger.environment | settings
         async with start_worker(FAKE_HANDLER, environment, directory / "log") as worker:

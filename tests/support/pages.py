@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src/kontext"
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 """The pages whose code blocks and names are checked."""
-PAGES = [*DOCS, ROOT / "benchmarks/README.md", *PACKAGE.rglob("README.md")]
+CONTRIBUTORS = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")]
+PAGES = [*DOCS, *CONTRIBUTORS, ROOT / "benchmarks/README.md", *PACKAGE.rglob("README.md")]
 """The pages whose links are checked."""
 
 PARSER = MarkdownIt().enable("table")

@@ -1,7 +1,7 @@
 """S3 servers for tests: a strict one, one behind TLS, and stubs that misbehave on purpose.
 
-The strict one is ministack in a virtual environment of its own: it checks signatures, expiry, users
-and policies as AWS does, but never for its root key, so that everything is done with users' keys.
+The strict one is ministack, in a separate virtual environment: it checks signatures, expiry, users
+and policies as AWS does, but not for its root key, so that tests use the keys of users.
 """
 
 import json
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MINISTACK = Path(__file__).parents[2] / ".venv-s3/bin/ministack"
 
 WORKER_ACTIONS = ("s3:PutObject", "s3:GetObject", "s3:DeleteObject")
-"""Exactly what a worker needs."""
+"""The rights that a worker needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ def strict_server(home: Path) -> Iterator[StrictServer]:
         raise FileNotFoundError("The strict S3 server is not installed: make .venv-s3/installed")
     root = Key("AKROOT", secrets.token_hex(20))
     environment = {
-        "AUTH": "true",  # no other word switches it on
+        "AUTH": "true",  # the only value that enables it
         "AWS_ACCESS_KEY_ID": root.access_key_id,
         "AWS_SECRET_ACCESS_KEY": root.secret,
         "BIND_HOST": "127.0.0.1",
@@ -129,7 +129,7 @@ class Certificate:
 
     @property
     def trust(self) -> ssl.SSLContext:
-        """Trust this certificate and no other."""
+        """A TLS context that trusts this certificate and no other."""
         return ssl.create_default_context(cafile=self.chain)
 
 
@@ -159,7 +159,7 @@ def self_signed(directory: Path) -> Certificate:
 
 
 async def download(link: str, trust: ssl.SSLContext | None = None) -> httpx.Response:
-    """Open a link as a stranger does."""
+    """Open a link without credentials."""
     async with httpx.AsyncClient(verify=trust or True) as client:
         return await client.get(link)
 
@@ -220,7 +220,7 @@ def silent_server() -> Iterator[socket.socket]:
 
 @contextmanager
 def dripping_server() -> Iterator[str]:
-    """Answer with a head that never ends, a header at a time; yield the URL."""
+    """Send response headers forever, one at a time; yield the URL."""
     given_up = threading.Event()
 
     def drip(request: BaseHTTPRequestHandler) -> None:

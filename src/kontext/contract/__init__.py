@@ -1,7 +1,7 @@
-"""What a caller may ask for, what breaks it, and what it costs.
+"""Defines what a caller may ask for, what is refused, and what a result costs.
 
-Knows the fields of the contract, sizes, prices and the names of file formats. Pure: no I/O, no
-settings, no image, no network.
+Knows the contract's fields, sizes, prices and output formats. Pure: does no I/O, and does not know
+settings, images or networks.
 
 May import: errors.
 """

@@ -1,16 +1,18 @@
-"""The file formats in which a result can be delivered, each with its name in every place.
+"""The file formats of results, with their MIME types and file extensions.
 
-A new member needs an encoder in `kontext.images.encode`, which refuses to be imported without it.
+Does not encode: a new format also needs an encoder in `kontext.images.encode`, whose import fails
+without it.
 """
 
 from enum import StrEnum
 
 
 class OutputFormat(StrEnum):
-    """A file format, by its name in the contract."""
+    """A file format; its value is its name in the contract."""
 
     PNG = "png"
     JPEG = "jpeg"
+    WEBP = "webp"
 
     @property
     def content_type(self) -> str:
@@ -19,5 +21,5 @@ class OutputFormat(StrEnum):
 
     @property
     def extension(self) -> str:
-        """The ending of a file's name, without the dot."""
+        """The file name extension, without the dot."""
         return {OutputFormat.JPEG: "jpg"}.get(self, self.value)

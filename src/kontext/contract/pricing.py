@@ -1,6 +1,6 @@
-"""What a delivered image costs: the rates and how they are rounded.
+"""Computes what a delivered image costs, and rounds it.
 
-Pure arithmetic. Knows nothing of settings, jobs or images.
+Pure arithmetic: does not know settings, jobs or images.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ USD_PER_MEGAPIXEL = 0.03
 output megapixels"; its example, 0.031457, is 1.048576 decimal megapixels at this rate."""
 
 DECIMALS = 6
-"""To a millionth of a dollar, as in the document's example."""
+"""Costs are rounded to a millionth of a dollar, as in the document's example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +20,8 @@ class Pricing:
     """The rates of a deployment, in US dollars.
 
     Attributes:
-        usd_per_megapixel: Rate for each decimal megapixel delivered.
-        usd_per_image: Flat price of an image, which replaces the rate when it is set.
+        usd_per_megapixel: The rate for each decimal megapixel delivered.
+        usd_per_image: A flat price of an image; None means that the rate applies.
     """
 
     usd_per_megapixel: float = USD_PER_MEGAPIXEL

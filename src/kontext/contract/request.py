@@ -1,77 +1,43 @@
-"""The documented `input` of a job: names, JSON types, ranges, defaults, and what breaks them.
+"""The fields of a job's `input`: names, JSON types, ranges, defaults and descriptions.
 
 `EditRequest` is the one place where the contract's fields are written down; the table in
-docs/contract.md and the tests are derived from it. It knows nothing of images, networks or GPUs.
+docs/contract.md and the tests are derived from it. Does not know images, networks or GPUs.
 """
 
-import json
-import math
-import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Self
+from collections.abc import Mapping
+from copy import copy
+from typing import Any, Self
 
-from annotated_types import Ge, Le, MaxLen
+from annotated_types import Le
 from pydantic import (
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
+    JsonValue,
     StrictBool,
     StrictStr,
     ValidationError,
     ValidationInfo,
+    create_model,
     field_validator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic.fields import FieldInfo
 
+from kontext.contract.json_types import Integer, Number, Text, violation
 from kontext.contract.output_format import OutputFormat
 from kontext.contract.size import DEFAULT_AREAS, DEFAULT_SIDES, AreaLimits, SideLimits, Size
+from kontext.contract.violations import either, sentence, shown
 from kontext.errors import InvalidRequest
 
 MATCH_INPUT = "match_input"
-LONGEST_PROMPT = 10_000
-"""Characters. T5 reads 512 tokens, far fewer; the rest would only cost time to tokenise."""
-
-_SHOWN = 40
-"""Characters of a caller's value that an error repeats."""
+MAX_PROMPT_LENGTH = 10_000
+"""Characters. T5 reads 512 tokens, far fewer; the rest would only take time to tokenise."""
 
 
-def _either(words: Iterable[str]) -> str:
-    return " or ".join(words)
+_TWO_SIZES = "aspect_ratio and size exclude each other; give one of them"
 
-
-def _broken(rule: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", "{rule}", {"rule": rule})
-
-
-def _integer(value: object) -> int:
-    """Accept 28 and 28.0, as JSON does not tell them apart; refuse true, "28", NaN and 28.5."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    raise _broken("must be an integer")
-
-
-def _number(value: object) -> float:
-    """Accept any finite JSON number; refuse true, "2" and NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _broken("must be a number")
-    if not -math.inf < value < math.inf:
-        raise _broken("must be a finite number")
-    return value
-
-
-def _text(value: object) -> object:
-    """Refuse the lone surrogates that JSON can carry and no tokenizer can read."""
-    if isinstance(value, str) and re.search("[\ud800-\udfff]", value):
-        raise _broken("must be valid Unicode")
-    return value
-
-
-Integer = Annotated[int, BeforeValidator(_integer)]
-Number = Annotated[float, BeforeValidator(_number)]
-Text = Annotated[StrictStr, BeforeValidator(_text)]
+EXTENSION: dict[str, JsonValue] = {"extension": True}
+"""Marks a field that Runpod does not document, and that a documented request never has."""
 
 
 class EditRequest(BaseModel):
@@ -80,7 +46,7 @@ class EditRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
 
     prompt: Text = Field(
-        description="What to change, in words.", min_length=1, max_length=LONGEST_PROMPT
+        description="What to change, in words.", min_length=1, max_length=MAX_PROMPT_LENGTH
     )
     image: Text = Field(
         description="The image to edit: an http(s) URL, or a `data:` URL.", repr=False
@@ -88,7 +54,7 @@ class EditRequest(BaseModel):
     negative_prompt: Text = Field(
         default="",
         description="What to keep out. Not empty: true classifier-free guidance, twice the time.",
-        max_length=LONGEST_PROMPT,
+        max_length=MAX_PROMPT_LENGTH,
     )
     size: StrictStr = Field(
         default="1024*1024",
@@ -106,10 +72,23 @@ class EditRequest(BaseModel):
     )
     output_format: OutputFormat = Field(
         default=OutputFormat.PNG,
-        description=f"{_either(f'`{name}`' for name in OutputFormat)}: file format of the result.",
+        description="File format of the result: `png` or `jpeg`; the extension `webp`.",
     )
     enable_safety_checker: StrictBool = Field(
         default=True, description="Whether a result that is not fit to be seen fails the job."
+    )
+    output_quality: Integer = Field(
+        default=95,  # as Black Forest Labs' own `save_image`
+        ge=1,
+        le=100,
+        description="Quality of a `jpeg` or `webp`; a `png` loses nothing.",
+        json_schema_extra=EXTENSION,
+    )
+    aspect_ratio: StrictStr | None = Field(
+        default=None,
+        description="Takes the place of `size`: `width:height`, from `21:9` to `9:21`, at about "
+        "one megapixel.",
+        json_schema_extra=EXTENSION,
     )
 
     @classmethod
@@ -120,18 +99,22 @@ class EditRequest(BaseModel):
             InvalidRequest: One sentence with every violation, joined by '; '.
         """
         if not isinstance(data, Mapping):
-            raise InvalidRequest(f"input must be an object, got {_shown(data)}")
+            raise InvalidRequest(f"input must be an object, got {shown(data)}")
         given = {str(key): value for key, value in data.items() if value is not None}
+        problems = [_TWO_SIZES] if {"size", "aspect_ratio"} <= given.keys() else []
         try:
-            return cls.model_validate(given, context=sides)
+            request = cls.model_validate(given, context=sides)
         except ValidationError as error:
-            raise InvalidRequest("; ".join(map(_sentence, error.errors()))) from None
+            problems += [sentence(each, cls.model_fields) for each in error.errors()]
+        if problems:
+            raise InvalidRequest("; ".join(problems))
+        return request
 
     @field_validator("prompt")
     @classmethod
     def _not_blank(cls, prompt: str) -> str:
         if not prompt.strip():
-            raise _broken("must not be blank")
+            raise violation("must not be blank")
         return prompt
 
     @field_validator("image")
@@ -139,7 +122,15 @@ class EditRequest(BaseModel):
     def _has_known_scheme(cls, image: str) -> str:
         if image[:8].lower().startswith(("http://", "https://", "data:")):
             return image
-        raise _broken("must be an http, https or data URL")
+        raise violation("must be an http, https or data URL")
+
+    @field_validator("output_format", mode="before")
+    @classmethod
+    def _is_string(cls, value: object) -> object:
+        # Python's enum writes a value that it does not know, and an array can be too deep for that.
+        if isinstance(value, str):
+            return value
+        raise violation(f"must be {either(OutputFormat)}")
 
     @field_validator("size")
     @classmethod
@@ -148,26 +139,47 @@ class EditRequest(BaseModel):
             return size
         sides: SideLimits = info.context or DEFAULT_SIDES
         try:
-            admitted = sides.admit(Size.parse(size))
+            is_allowed = sides.allow(Size.parse(size))
         except ValueError:
-            raise _broken('must be "width*height" or "match_input"') from None
-        if not admitted:
-            raise _broken(f"must have sides between {sides.shortest} and {sides.longest}")
+            raise violation('must be "width*height" or "match_input"') from None
+        if not is_allowed:
+            raise violation(f"must have sides between {sides.shortest} and {sides.longest}")
         return size
 
+    @field_validator("aspect_ratio")
+    @classmethod
+    def _within_aspect_ratios(cls, ratio: str | None, info: ValidationInfo) -> str | None:
+        if ratio is None:
+            return None
+        sides: SideLimits = info.context or DEFAULT_SIDES
+        try:
+            size = Size.of_aspect_ratio(ratio)
+        except ValueError:
+            raise violation('must be "width:height" between 21:9 and 9:21') from None
+        if not sides.allow(size):
+            raise violation(f"needs sides between {sides.shortest} and {sides.longest}")
+        return ratio
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The size to deliver, if it does not depend on the input image."""
+        if self.aspect_ratio is not None:
+            return Size.of_aspect_ratio(self.aspect_ratio)
+        return None if self.size == MATCH_INPUT else Size.parse(self.size)
+
     def pixels(self, areas: AreaLimits = DEFAULT_AREAS) -> int | None:
-        """Return the area to generate; for `match_input` unknown before the image is seen."""
-        return None if self.size == MATCH_INPUT else areas.generated(Size.parse(self.size)).area
+        """Return the pixels to generate; None for `match_input`, which depends on the image."""
+        return areas.generated(size).area if (size := self.fixed_size) else None
 
     def output_size(self, source: Size, sides: SideLimits = DEFAULT_SIDES) -> Size:
-        """Return the pixels to deliver for an input image of size `source`.
+        """Return the size to deliver for an input image of size `source`.
 
         Raises:
-            InvalidRequest: `match_input` was asked for an image too long for the limits.
+            InvalidRequest: `match_input` would give a size outside of the limits.
         """
-        if self.size != MATCH_INPUT:
-            return Size.parse(self.size)
-        if sides.admit(matched := source.native()):
+        if size := self.fixed_size:
+            return size
+        if sides.allow(matched := source.native()):
             return matched
         raise InvalidRequest(
             f"size match_input needs sides between {sides.shortest} and {sides.longest}, "
@@ -175,59 +187,35 @@ class EditRequest(BaseModel):
         )
 
 
+def extension_fields() -> set[str]:
+    """Return the names of the fields that Runpod does not document."""
+    fields = EditRequest.model_fields.items()
+    return {name for name, field in fields if field.json_schema_extra == EXTENSION}
+
+
+def widened(max_steps: int, max_guidance: float) -> type[EditRequest]:
+    """Return the request of a deployment that allows more steps and guidance than documented."""
+    fields: dict[str, Any] = {
+        "num_inference_steps": _with_maximum("num_inference_steps", max_steps),
+        "guidance": _with_maximum("guidance", max_guidance),
+    }
+    return create_model("EditRequest", __base__=EditRequest, **fields)
+
+
+def _with_maximum(name: str, maximum: float) -> tuple[Any, FieldInfo]:
+    field = copy(EditRequest.model_fields[name])
+    field.metadata = [Le(maximum) if isinstance(rule, Le) else rule for rule in field.metadata]
+    return field.annotation, field
+
+
+def documented_maximum(name: str) -> float:
+    """Return the highest value that Runpod documents for a field."""
+    (limit,) = (rule for rule in EditRequest.model_fields[name].metadata if isinstance(rule, Le))
+    return float(str(limit.le))
+
+
 def unknown_keys(data: object) -> list[str]:
-    """Name the keys of a job's `input` that the contract does not know, ready for a log line."""
+    """Return the keys of a job's `input` that the contract does not know, quoted for the log."""
     if not isinstance(data, Mapping):
         return []
-    return sorted(_shown(str(key)) for key in data.keys() - EditRequest.model_fields.keys())
-
-
-def _sentence(error: ErrorDetails) -> str:
-    name = str(error["loc"][0])
-    if error["type"] == "missing":
-        return f"{name} is required"
-    return f"{name} {_rule(name, error)}, got {_shown(error['input'], name)}"
-
-
-def _rule(name: str, error: ErrorDetails) -> str:
-    field = EditRequest.model_fields[name]
-    limits = {type(limit): limit for limit in field.metadata}
-    match error["type"]:
-        case "rule":
-            return error["msg"]
-        case _ if Ge in limits:  # too large even for a float, or just out of range
-            return f"must be between {limits[Ge].ge} and {limits[Le].le}"
-        case "string_too_short":
-            return "must not be blank"
-        case "string_too_long":
-            return f"must be at most {limits[MaxLen].max_length} characters long"
-        case "enum":
-            return f"must be {_either(OutputFormat)}"
-        case "bool_type":
-            return "must be true or false"
-        case _:
-            return "must be a string"
-
-
-def _shown(value: object, name: str = "") -> str:
-    """Write a caller's value in one short line, and of a prompt or a URL nothing private."""
-    if isinstance(value, str) and name in {"prompt", "negative_prompt"}:
-        return f"a string of length {len(value)}"
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return "an array"
-    if isinstance(value, str):
-        value = re.sub(r"(?s)(?<=:)//.*|\?.*", "...", value)
-        value = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
-    return _json(value)[: _SHOWN * 2]
-
-
-def _json(value: object) -> str:
-    try:
-        text = json.dumps(value, ensure_ascii=False, default=lambda other: type(other).__name__)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a number of too many digits"
-    # What JSON leaves as it is but a reader may take for the end of the line.
-    text = re.sub("[\x7f-\x9f\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
-    return text.encode("utf-8", "backslashreplace").decode()
+    return sorted(shown(str(key)) for key in data.keys() - EditRequest.model_fields.keys())

@@ -1,6 +1,6 @@
-"""The documented `s3Config`: a sibling of `input` that names the caller's own bucket.
+"""The fields of a job's `s3Config`, which stands beside `input` and names the caller's own bucket.
 
-Knows its fields and what breaks them; nothing of S3 or networks.
+Knows the fields and their rules; does not know S3 or networks.
 """
 
 from typing import Annotated, Self
@@ -14,7 +14,7 @@ BucketName = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,6
 
 
 class S3Config(BaseModel):
-    """A caller's bucket and the key to it."""
+    """A caller's bucket, and the credentials for it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
@@ -28,7 +28,7 @@ class S3Config(BaseModel):
         """Read a job's `s3Config`.
 
         Raises:
-            InvalidRequest: Names the fields that are missing or wrong, never their values.
+            InvalidRequest: A field is missing or wrong; the sentence names it, never its value.
         """
         try:
             return cls.model_validate(data)

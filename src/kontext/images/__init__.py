@@ -1,6 +1,6 @@
-"""Bytes and addresses -> upright sRGB images, and images -> files.
+"""Fetches and decodes input images, and encodes results.
 
-Knows URLs, image formats, their traps and the processes that decode them. Knows nothing of models,
+Knows URLs, image formats, hostile files and the processes that decode them. Does not know models,
 buckets or jobs.
 
 May import: errors, contract, address_policy, threads.

@@ -1,7 +1,7 @@
-"""`data:` URL -> bytes, in time and memory that grow with its length alone.
+"""Decodes `data:` URLs, in time and memory proportional to their length.
 
-Knows RFC 2397 and the limit; nothing of images. The standard library's percent-decoding is not
-used: it cuts the text at every percent sign, so that 20 MB of them took 20 s and 3.6 GB.
+Knows RFC 2397; does not know images. The standard library's percent-decoding is not used: it
+splits the text at every percent sign, so that 20 MB of them took 20 s and 3.6 GB.
 """
 
 import base64
@@ -14,45 +14,45 @@ from kontext.errors import FetchError
 MEGABYTE = 1_000_000
 
 _BLOCK = 1 << 20
-"""Bytes that are unquoted at once; the arrays that this takes are about ten times as large."""
+"""Bytes that are decoded at once; the arrays that this needs are about ten times as large."""
 
 _ESCAPE = b"%"
 _NO_DIGIT = 255
 _DIGITS = np.full(256, _NO_DIGIT, np.uint8)
-"""The value of each byte that is a hexadecimal digit."""
+"""For each byte the value of the hexadecimal digit that it is, else `_NO_DIGIT`."""
 for _digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
     _DIGITS[list(_digits)] = range(16)
 
 
-def decode(url: str, most_bytes: int) -> bytes:
-    """Return the bytes in a `data:` URL, as forgiving about blanks and padding as a browser.
+def decode(url: str, max_bytes: int) -> bytes:
+    """Return the content of a `data:` URL, as tolerant of blanks and padding as a browser.
 
     Args:
-        url: Begins with `data:`, in whatever case.
-        most_bytes: The most that it may hold.
+        url: The URL, which begins with `data:` in upper or lower case.
+        max_bytes: The largest accepted content.
 
     Raises:
-        FetchError: It is malformed, or holds more.
+        FetchError: The URL is malformed, or its content is larger.
     """
     head, comma, body = url[len("data:") :].partition(",")
     if not comma:
         raise FetchError("Invalid image data URL: it has no comma")
     # Three bytes of base64 take four characters, a percent-encoded byte at most three.
-    if len(body) > most_bytes * 3:
-        raise _too_much(most_bytes)
+    if len(body) > max_bytes * 3:
+        raise _too_large(max_bytes)
     try:
         content = unquote(body.encode())
         if head.lower().endswith(";base64"):
             content = _from_base64(content)
     except (binascii.Error, ValueError):
         raise FetchError("Invalid image data URL: its encoding is malformed") from None
-    if len(content) > most_bytes:
-        raise _too_much(most_bytes)
+    if len(content) > max_bytes:
+        raise _too_large(max_bytes)
     return content
 
 
-def _too_much(most_bytes: int) -> FetchError:
-    return FetchError(f"Invalid image data URL: it holds more than {most_bytes / MEGABYTE:g} MB")
+def _too_large(max_bytes: int) -> FetchError:
+    return FetchError(f"Invalid image data URL: it holds more than {max_bytes / MEGABYTE:g} MB")
 
 
 def _from_base64(text: bytes) -> bytes:
@@ -61,18 +61,18 @@ def _from_base64(text: bytes) -> bytes:
 
 
 def unquote(text: bytes, block: int = _BLOCK) -> bytes:
-    """Undo percent-encoding; a percent sign that two hexadecimal digits do not follow stays.
+    """Decode percent-encoding; a percent sign without two hexadecimal digits after it is kept.
 
     Args:
-        text: What to decode.
-        block: Bytes to decode at once, at least 3.
+        text: The encoded text.
+        block: The number of bytes to decode at once, at least 3.
     """
     if _ESCAPE not in text:
         return text
     unquoted, start = bytearray(), 0
     while start < len(text):
         end = min(start + block, len(text))
-        if end < len(text):  # an escape that the block's end would cut goes into the next
+        if end < len(text):  # an escape that would be cut goes into the next block
             cut = text.find(_ESCAPE, end - 2, end)
             end = end if cut == -1 else cut
         unquoted += _unquote(text[start:end])

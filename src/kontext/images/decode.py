@@ -1,9 +1,9 @@
-"""Bytes -> upright 8-bit sRGB image, or one sentence why not.
+"""Decodes a file into an upright 8-bit sRGB image.
 
-Knows the formats, caps and repairs; nothing of networks or processes. Pillow decodes; what it does
-not bound itself (pixels, sides, what `kontext.images.file_structure` knows) is refused before it
-starts. It may still take long or crash, so production decodes in a process of its own:
-`kontext.images.decode_pool`.
+Knows image formats, orientation, colour profiles and transparency; does not know networks or
+processes. Pillow decodes. Files that it would decode at any cost (too many pixels, or the tricks in
+`kontext.images.file_structure`) are refused first. It can still take long or crash, so the worker
+decodes in child processes: `kontext.images.decode_pool`.
 """
 
 import io
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from PIL import (
-    AvifImagePlugin,  # noqa: F401 - or the first AVIF or WebP would have all 43 formats imported
+    AvifImagePlugin,  # noqa: F401 - else the first AVIF or WebP imports all 43 formats
     Image,
     ImageCms,
     ImageOps,
@@ -23,13 +23,12 @@ from kontext.contract.size import MEGAPIXEL
 from kontext.errors import DecodeError
 from kontext.images import file_structure
 from kontext.images.file_structure import DAMAGED
+from kontext.images.input_limits import MAX_MEGAPIXELS, MAX_SIDE, MIN_SIDE
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF")
-SHORTEST_SIDE, LONGEST_SIDE = 16, 10_000
-MOST_MEGAPIXELS = 40
 MARGIN = 1.5
-"""How much longer than needed the sides of an image stay that is decoded at reduced size. After
-Lanczos, photographs then differ by 0.3 of 255 levels in the mean from the full path's."""
+"""An image decoded at reduced size keeps sides at least so many times as long as needed. After
+Lanczos, photographs then differ by 0.3 of 255 levels in the mean from those decoded in full."""
 
 _SRGB = ImageCms.createProfile("sRGB")
 
@@ -39,8 +38,8 @@ def decode(content: bytes, pixels: int | None = None) -> Image.Image:
 
     Args:
         content: The file.
-        pixels: How many the image will be scaled to, if that is known; a JPEG of many more is
-            decoded at a half, a quarter or an eighth of its sides, in the same proportion.
+        pixels: The number of pixels that the image will be scaled to, if known; a much larger
+            JPEG is decoded at a half, a quarter or an eighth of its sides, with the same aspect.
 
     Returns:
         An image of mode RGB, 8 bits a channel, without metadata.
@@ -52,7 +51,7 @@ def decode(content: bytes, pixels: int | None = None) -> Image.Image:
 
 
 def open_image(content: bytes, pixels: int | None = None) -> Image.Image:
-    """Do the first part of `decode`: read header and metadata, no pixels."""
+    """Do the first part of `decode`: check the file, and read its header and metadata."""
     with _only_decode_errors():
         file_structure.check(content)
         image = Image.open(io.BytesIO(content), formats=FORMATS)
@@ -62,7 +61,7 @@ def open_image(content: bytes, pixels: int | None = None) -> Image.Image:
 
 
 def decode_pixels(image: Image.Image) -> Image.Image:
-    """Do the rest of `decode`, with what `open_image` has returned."""
+    """Do the second part of `decode`, for an image that `open_image` has returned."""
     with _only_decode_errors():
         image.load()
         with suppress(Exception):  # damaged EXIF is no reason to refuse an image
@@ -79,26 +78,26 @@ def _only_decode_errors() -> Iterator[None]:
     except UnidentifiedImageError:
         raise DecodeError("Invalid image: not a JPEG, PNG, WebP, AVIF or GIF image") from None
     except Image.DecompressionBombError as error:
-        raise DecodeError(f"Invalid image: more than {MOST_MEGAPIXELS} megapixels") from error
+        raise DecodeError(f"Invalid image: more than {MAX_MEGAPIXELS} megapixels") from error
     except Exception as error:  # a decoder fed with hostile bytes may raise anything
         raise DecodeError(DAMAGED) from error
 
 
 def _check_size(image: Image.Image) -> None:
     width, height = image.size
-    if not all(SHORTEST_SIDE <= side <= LONGEST_SIDE for side in image.size):
+    if not all(MIN_SIDE <= side <= MAX_SIDE for side in image.size):
         raise DecodeError(
-            f"Invalid image: sides must be between {SHORTEST_SIDE} and {LONGEST_SIDE} pixels, "
+            f"Invalid image: sides must be between {MIN_SIDE} and {MAX_SIDE} pixels, "
             f"got {width}*{height}"
         )
-    if width * height > MOST_MEGAPIXELS * MEGAPIXEL:
+    if width * height > MAX_MEGAPIXELS * MEGAPIXEL:
         raise DecodeError(
-            f"Invalid image: at most {MOST_MEGAPIXELS} megapixels, got {width}*{height}"
+            f"Invalid image: at most {MAX_MEGAPIXELS} megapixels, got {width}*{height}"
         )
 
 
 def _reduce(image: Image.Image, pixels: int) -> None:
-    """Have libjpeg decode fewer pixels, if it can: other decoders ignore a draft."""
+    """Have libjpeg decode fewer pixels where that is enough; other formats ignore `draft`."""
     width, height = image.size
     for part in (8, 4, 2):
         even = width % part == 0 and height % part == 0  # else the aspect would change
@@ -108,7 +107,7 @@ def _reduce(image: Image.Image, pixels: int) -> None:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Bring palettes, 1 bit and 16 bit to RGB, L or CMYK, or to RGBA where there is alpha."""
+    """Convert palette, 1-bit and 16-bit images to RGB, L or CMYK, or to RGBA if transparent."""
     if image.mode == "I;16":
         image = _sixteen_bit_grey(image)
     if image.has_transparency_data:
@@ -117,7 +116,7 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_bit_grey(image: Image.Image) -> Image.Image:
-    """Scale to 8 bits; `convert` alone would clip every level above 255 to white."""
+    """Scale grey levels to 8 bits; `convert` alone would turn all above 255 into white."""
     grey = image.point(lambda level: level * (1 / 257) + 0.5).convert("L")
     if "transparency" in image.info:
         grey.info["transparency"] = round(image.info["transparency"] / 257)
@@ -125,7 +124,7 @@ def _sixteen_bit_grey(image: Image.Image) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """Apply an embedded profile; a damaged one, or one of another colour space, is ignored."""
+    """Apply an embedded profile; ignore one that is damaged or of another colour space."""
     if profile is None:
         return image
     colours = image.convert("RGB") if image.mode == "RGBA" else image
@@ -142,7 +141,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    """Copy the pixels alone onto a fresh image: comments, profiles and EXIF stay behind."""
+    """Copy the pixels onto a new white image, without comments, profile and EXIF."""
     white = Image.new("RGB", image.size, "white")
     colours = image if image.mode == "RGB" else image.convert("RGB")
     white.paste(colours, mask=image if image.mode == "RGBA" else None)

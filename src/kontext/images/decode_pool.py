@@ -1,8 +1,11 @@
-"""Processes that decode, and how many images and pixels are decoded at once.
+"""Decodes images in child processes, and bounds how many images and pixels are decoded at once.
 
-Knows limits and who waits; what is done to an image is `kontext.images.decode`'s business. No image
-waits for another before the limits below are reached: the system shares the cores among the
-processes, and each may take only so much of one.
+Knows the limits and which image waits; does not know how an image is decoded. Below the limits no
+image waits for another: the system shares the cores among the processes, and each process has
+limited CPU time.
+
+The pool is our own because pebble, the library that comes nearest, connects all its processes by
+one pipe and lock: a process that was killed or stopped as it returned its image blocked all others.
 """
 
 from collections.abc import Iterator
@@ -11,84 +14,87 @@ from threading import BoundedSemaphore, Condition, Lock
 
 from PIL import Image
 
-from kontext.images.decode_process import MOST_SECONDS
-from kontext.images.decoder import Decoder
+from kontext.contract.size import MEGAPIXEL
+from kontext.images.decoder_process import DecoderProcess
+from kontext.images.decoder_protocol import DECODE_TIMEOUT_SECONDS
+from kontext.images.input_limits import MAX_MEGAPIXELS
 
-MOST_PICTURES = 100
-"""That one process decodes, so that what a decoder leaks or remembers is bounded."""
+MAX_PROCESS_IMAGES = 100
+"""Bounds what a decoder can leak or keep from one image to the next."""
 
-MOST_AT_ONCE = 12
-"""Processes. Eight jobs at once wait for an image; the rest is for those of cancelled jobs."""
+MAX_PROCESSES = 12
+"""Up to eight jobs wait for an image at once; the rest decode for jobs that were cancelled."""
 
-SMALL_PIXELS = 4_000_000
-"""Up to which an image is decoded at once, whatever else is being decoded."""
+SMALL_IMAGE_PIXELS = 4_000_000
+"""An image of up to so many pixels never waits for larger ones."""
 
-MOST_PIXELS = 80_000_000
-"""That larger images, taken together, have while they are decoded; twice the largest image.
-A decoder was seen to take up to 22 bytes for each: 1.8 GB for them, and 1.1 GB for small ones."""
+MAX_PIXELS_AT_ONCE = 2 * MAX_MEGAPIXELS * MEGAPIXEL
+"""Total pixels of the larger images that are decoded at once: two of the largest. A decoder was
+seen to take up to 22 bytes a pixel: 1.8 GB for these, and 1.1 GB for small images."""
 
 
 class DecodePool:
-    """Processes that decode, each one image at a time; safe to use from several threads.
+    """Child processes that decode one image each at a time. Thread-safe.
 
-    One is kept for the next image. An image that comes while it is busy, were it with that of
-    a job long cancelled, gets one of its own instead of waiting.
+    One idle process is kept for the next image. While it is busy, even for a job that was cancelled
+    long ago, a new image gets a new process.
 
     Args:
-        most: Processes at once; beyond that, images wait.
+        max_processes: The number of processes at once; further images wait.
     """
 
-    def __init__(self, most: int = MOST_AT_ONCE) -> None:
-        self._idle: list[Decoder] = []
+    def __init__(self, max_processes: int = MAX_PROCESSES) -> None:
+        self._idle: list[DecoderProcess] = []
         self._lock = Lock()
-        self._slots = BoundedSemaphore(most)
-        self._room = Room(MOST_PIXELS)
+        self._slots = BoundedSemaphore(max_processes)
+        self._budget = PixelBudget(MAX_PIXELS_AT_ONCE)
 
     def decode(
-        self, content: bytes, pixels: int | None = None, seconds: float = MOST_SECONDS
+        self, content: bytes, pixels: int | None = None, seconds: float = DECODE_TIMEOUT_SECONDS
     ) -> Image.Image:
-        """Do what `kontext.images.decode.decode` does, in a process killed after `seconds`.
+        """Do what `kontext.images.decode.decode` does, in a process that is killed after `seconds`.
 
         Raises:
             DecodeError: One sentence that names the rule and the value.
         """
         with self._slots:
-            decoder = self._take()
+            process = self._take()
             try:
-                size = decoder.open(content, pixels, seconds)
-                with self._room.taken(size[0] * size[1]):
-                    return decoder.decode_pixels(size, seconds)
+                size = process.open(content, pixels, seconds)
+                with self._budget.reserve(size[0] * size[1]):
+                    return process.decode_pixels(size, seconds)
             finally:
-                self._give_back(decoder)
+                self._give_back(process)
 
     def close(self) -> None:
-        """End the process that waits; the next image starts another."""
+        """Kill the idle process; the next image starts another."""
         with self._lock:
-            ended, self._idle = self._idle, []
-        for decoder in ended:
-            decoder.end()
+            idle, self._idle = self._idle, []
+        for process in idle:
+            process.kill()
 
-    def _take(self) -> Decoder:
+    def _take(self) -> DecoderProcess:
         with self._lock:
-            decoder = self._idle.pop() if self._idle else None
-        if decoder is None or not decoder.usable:  # the system may have killed it meanwhile
-            return Decoder()
-        return decoder
+            process = self._idle.pop() if self._idle else None
+        if process is None or not process.is_usable:  # the system may have killed it while idle
+            return DecoderProcess()
+        return process
 
-    def _give_back(self, decoder: Decoder) -> None:
+    def _give_back(self, process: DecoderProcess) -> None:
         with self._lock:
-            keep = decoder.usable and decoder.images < MOST_PICTURES and not self._idle
+            is_fresh = process.is_usable and process.images < MAX_PROCESS_IMAGES
+            keep = is_fresh and not self._idle
             if keep:
-                self._idle.append(decoder)
+                self._idle.append(process)
         if not keep:
-            decoder.end()
+            process.kill()
 
 
-class Room:
-    """How many pixels of large images may be decoded at once.
+class PixelBudget:
+    """Bounds how many pixels of large images are decoded at once. Thread-safe.
 
     Args:
-        pixels: No fewer than the largest image has.
+        pixels: The total, at least that of the largest image.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -96,19 +102,19 @@ class Room:
         self._changed = Condition()
 
     @contextmanager
-    def taken(self, pixels: int) -> Iterator[None]:
-        """Take room for `pixels` during the block, once there is some; small images need none."""
-        taken = pixels if pixels > SMALL_PIXELS else 0
+    def reserve(self, pixels: int) -> Iterator[None]:
+        """Wait until `pixels` are left and hold them during the block; small images need none."""
+        reserved = pixels if pixels > SMALL_IMAGE_PIXELS else 0
         with self._changed:
-            self._changed.wait_for(lambda: self._left >= taken)
-            self._left -= taken
+            self._changed.wait_for(lambda: self._left >= reserved)
+            self._left -= reserved
         try:
             yield
         finally:
             with self._changed:
-                self._left += taken
+                self._left += reserved
                 self._changed.notify_all()
 
 
 decode_in_process = DecodePool().decode
-"""Do the same as `kontext.images.decode.decode` in a process; these live as long as the worker."""
+"""Decodes in the pool that the whole worker shares."""

@@ -1,8 +1,8 @@
-"""URL or data URL -> upright sRGB image, with caps on time, bytes and addresses.
+"""Fetches and decodes the input image of a job, with limits on time, bytes and addresses.
 
-Knows which URLs may be fetched and how much of them; `ssrfguard` resolves, checks and pins every
-address, at every redirect, so that a private one is never dialled. What bytes make an acceptable
-image is `kontext.images.decode`'s business.
+Knows how to download a URL that a caller chose; `ssrfguard` resolves, checks and pins every
+address, at every redirect, so that the worker never connects to a private one. Does not know what
+an acceptable image is: `kontext.images.decode` does.
 """
 
 import asyncio
@@ -24,11 +24,11 @@ from ssrfguard import (
 from ssrfguard.httpx import AsyncClient
 
 from kontext import __version__
-from kontext.address_policy import unknown_as_private
+from kontext.address_policy import refuse_unknown_names
 from kontext.errors import FetchError
 from kontext.images import data_url
 from kontext.images.data_url import MEGABYTE
-from kontext.images.decode_pool import MOST_AT_ONCE, decode_in_process
+from kontext.images.decode_pool import MAX_PROCESSES, decode_in_process
 
 HEADERS = {
     "User-Agent": f"kontext/{__version__} (FLUX.1 Kontext worker; fetches the image to edit)",
@@ -38,20 +38,20 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class FetchLimits:
-    """What an image's transfer may cost: seconds for all of it, bytes of its body."""
+    """Limits of one transfer: its whole time in seconds, and the bytes of its body."""
 
     seconds: float = 15
-    most_bytes: int = 20 * MEGABYTE
+    max_bytes: int = 20 * MEGABYTE
 
 
 class ImageFetcher:
-    """Fetches and decodes input images; one for the life of the worker.
+    """Fetches and decodes input images. A worker has one.
 
     Args:
-        policy: Which addresses may be dialled.
-        limits: What a transfer may cost.
-        resolver: A stand-in for `socket.getaddrinfo`.
-        decode: What makes an image of a file, and perhaps a smaller one.
+        policy: The addresses that it may connect to.
+        limits: The limits of one transfer.
+        resolver: A replacement for `socket.getaddrinfo`.
+        decode: A function that takes a file and the number of pixels that are needed, if known.
     """
 
     def __init__(
@@ -63,35 +63,36 @@ class ImageFetcher:
     ) -> None:
         self._policy = policy
         self._limits = limits
-        self._resolver = unknown_as_private(resolver or socket.getaddrinfo)
+        self._resolver = refuse_unknown_names(resolver or socket.getaddrinfo)
         self._decode = decode
-        # Of its own: asyncio's few threads would all wait for slow images.
-        self._threads = ThreadPoolExecutor(MOST_AT_ONCE, "decode")
+        # Separate, because slow images would occupy asyncio's few threads.
+        self._threads = ThreadPoolExecutor(MAX_PROCESSES, "decode")
         self._tls = httpx.create_ssl_context(trust_env=False)
 
     async def fetch(self, url: str, pixels: int | None = None) -> Image.Image:
         """Return the image behind an http(s) or data URL: RGB, 8 bit, sRGB, upright.
 
         Args:
-            url: Where it is, or the image itself.
-            pixels: How many it will be scaled to, if known; a much larger one may come smaller.
+            url: An http(s) URL, or a data URL that holds the image.
+            pixels: The number of pixels that the image will be scaled to, if known; a much larger
+                image may be returned at a reduced size.
 
         Raises:
-            FetchError: The URL is not allowed, or its body could not be had within the limits.
-            DecodeError: Its body is not an acceptable image.
+            FetchError: The URL is not allowed, or could not be fetched within the limits.
+            DecodeError: The content is not an acceptable image.
         """
         content = await self.content(url)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._decode, content, pixels)
 
     async def content(self, url: str) -> bytes:
-        """Return what is behind an http(s) or data URL.
+        """Return the content of an http(s) or data URL.
 
         Raises:
-            FetchError: The URL is not allowed, or its body could not be had within the limits.
+            FetchError: The URL is not allowed, or could not be fetched within the limits.
         """
         if url[:5].lower() == "data:":
-            return await asyncio.to_thread(data_url.decode, url, self._limits.most_bytes)
+            return await asyncio.to_thread(data_url.decode, url, self._limits.max_bytes)
         return await self._fetch(url)
 
     async def _fetch(self, url: str) -> bytes:
@@ -100,7 +101,7 @@ class ImageFetcher:
         except (httpx.InvalidURL, ValueError):
             raise FetchError("Invalid image URL: it is malformed") from None
         try:
-            # Only a deadline around connect, redirects, headers and body stops a header drip.
+            # Only one deadline for everything stops a server that sends headers forever.
             async with asyncio.timeout(self._limits.seconds):
                 return await self._download(url)
         except (_Refused, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
@@ -120,14 +121,14 @@ class ImageFetcher:
             policy=self._policy,
             resolver=self._resolver,
             verify=self._tls,
-            trust_env=False,  # a proxy would resolve names itself, out of the policy's sight
+            trust_env=False,  # a proxy would resolve names without the policy
             headers=HEADERS,
-            # Leaves time for a name's next address when the first is dead.
+            # Leaves time for a host's next address when the first does not answer.
             timeout=httpx.Timeout(None, connect=self._limits.seconds / attempts),
         )
 
     async def _answer(self, client: AsyncClient, url: str) -> httpx.Response:
-        """Follow redirects here: httpx would read and unpack the whole body of each."""
+        """Send the request and follow redirects; httpx would read and unpack each one's body."""
         request = client.build_request("GET", url)
         for hop in range(self._policy.max_redirects + 1):
             try:
@@ -144,26 +145,26 @@ class ImageFetcher:
     def _check_head(self, response: httpx.Response) -> None:
         if response.status_code != httpx.codes.OK:
             raise _Refused(f"answered {response.status_code}")
-        # An encoded body could expand without bound; we asked for none.
+        # A compressed body could expand without bound; the request asked for none.
         if response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise _Refused("sent a compressed answer, which was not asked for")
-        if int(response.headers.get("Content-Length", 0)) > self._limits.most_bytes:
+        if int(response.headers.get("Content-Length", 0)) > self._limits.max_bytes:
             raise _Refused(f"sent {self._too_much}")
 
     async def _body(self, response: httpx.Response) -> bytes:
         content = bytearray()
         async for chunk in response.aiter_raw():
             content += chunk
-            if len(content) > self._limits.most_bytes:
+            if len(content) > self._limits.max_bytes:
                 raise _Refused(f"sent {self._too_much}")
         return bytes(content)
 
     @property
     def _too_much(self) -> str:
-        return f"more than {self._limits.most_bytes / MEGABYTE:g} MB"
+        return f"more than {self._limits.max_bytes / MEGABYTE:g} MB"
 
     def _rule(self, refused: SSRFGuardError) -> str:
-        """Say which rule refused, but not which address a name has: that is ours to know."""
+        """Name the rule that refused the URL, but never the address that its host has."""
         match refused:
             case BlockedAddressError() | BlockedURLError(__cause__=BlockedAddressError()):
                 return "is not a public address"
@@ -186,4 +187,4 @@ class ImageFetcher:
 
 
 class _Refused(Exception):
-    """An answer that we will not read, and why."""
+    """The reason why a response is not read."""

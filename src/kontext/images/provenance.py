@@ -1,6 +1,6 @@
-"""How an image was made, as XMP: IPTC's digital source type and all that repeats the edit.
+"""Describes how an image was made, as XMP: IPTC's digital source type and the edit's parameters.
 
-Knows facts and XML, nothing of file formats. The prompt is never part of it.
+Knows XMP; does not know image file formats. The prompt is never written.
 """
 
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 DIGITAL_SOURCE_TYPE = (
     "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
 )
-"""IPTC's term for an image of which trained models made a part."""
+"""IPTC's term for an image that was partly made by trained models."""
 
 _NAMESPACES = {
     "x": "adobe:ns:meta/",
@@ -22,11 +22,11 @@ _NAMESPACES = {
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """How an image was made: all that is needed to make it again, but the prompt.
+    """How an image was made: everything needed to repeat the edit, except its prompts and input.
 
     Attributes:
-        size: What was asked for and delivered, 'width*height'.
-        generated: What the model generated, before it was scaled to `size`.
+        size: The size delivered, 'width*height'.
+        generated: The size that the model generated, before it was scaled to `size`.
     """
 
     software: str
@@ -40,12 +40,12 @@ class Provenance:
     generated: str
 
     def fields(self) -> dict[str, str]:
-        """Return every fact as text, by name."""
+        """Return every attribute as text, by name."""
         return {name: str(value) for name, value in asdict(self).items()}
 
 
 def xmp(provenance: Provenance) -> bytes:
-    """Write an XMP packet (ISO 16684-1), UTF-8."""
+    """Return an XMP packet (ISO 16684-1) in UTF-8."""
     for prefix, namespace in _NAMESPACES.items():
         ET.register_namespace(prefix, namespace)
     root = ET.Element(_name("x", "xmpmeta"))

@@ -1,10 +1,10 @@
-"""The reference image as the transformer reads it: scaled to its target, on the 16-pixel grid.
+"""Scales the input image to the reference that the transformer reads, on the 16-pixel grid.
 
-The pipeline would stretch it to one of 17 sizes of about one megapixel, whatever the size asked
-for, so that other sizes come out cropped or zoomed. Here an image of nearly the target's aspect is
-scaled to the target itself, so that both share a token grid and each pixel of the one lies where it
-lies in the other. Any other keeps its aspect and takes the target's area. Edge pixels fill the
-grid, at most 15 to the right and below, where a result off the grid is cropped.
+The pipeline would stretch it to one of 17 sizes of about one megapixel, whatever size was asked
+for, so that results of other sizes come out cropped or zoomed. Here an image of nearly the target's
+aspect is scaled to the target, so that both have the same token grid and each pixel keeps its
+place. Any other image keeps its aspect and is scaled to the target's area. Up to the grid, at most
+15 pixels to the right and below, its edge pixels are repeated; results are cropped there too.
 """
 
 import numpy as np
@@ -13,16 +13,16 @@ from PIL import Image
 from kontext.contract.size import Size
 
 _REDUCING_GAP = 1.5
-"""An image of three times the sides and more is first averaged to no less than 1.5 times: half
-the work, and photographs differ by 0.25 of 255 levels in the mean from Lanczos alone."""
+"""An image with sides at least three times as long is first averaged to no less than 1.5 times:
+half the work, and photographs differ by 0.25 of 255 levels in the mean from Lanczos alone."""
 
 
 def fit(image: Image.Image, target: Size) -> Image.Image:
     """Return `image` (RGB) scaled to `target`, or to its area, and padded to the grid.
 
     Args:
-        image: Any size.
-        target: What will be generated, on the grid or off it.
+        image: The input image, of any size.
+        target: The size that will be generated, which need not be on the grid.
     """
     scaled = _scaled(Size(*image.size), target)
     sides = (scaled.width, scaled.height)

@@ -1,7 +1,8 @@
-"""The model and the GPU: which mode a card can hold, one edit, its safety check.
+"""Runs the model: chooses a mode for the GPU, edits images, and checks the results for safety.
 
-The only package that imports torch, and the modules without it (`mode`, `weights`, `edit`,
-`executor`, `schedule`) start in no time. Knows nothing of URLs, buckets or Runpod.
+Knows torch, diffusers and the GPU; does not know URLs, buckets or Runpod. It is the only package
+that imports torch. Its modules `edit`, `executor`, `memory`, `mode`, `plan`, `schedule` and
+`weights` do not, so they are imported in no time.
 
 May import: errors, contract, settings, threads, torch, torchao, diffusers, transformers.
 """

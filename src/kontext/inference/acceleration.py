@@ -1,6 +1,6 @@
-"""A loaded pipeline -> the same, quicker: fewer kernels, quantised, compiled.
+"""Applies a plan to a loaded pipeline: fewer kernels, quantisation, compilation.
 
-Knows how a plan is carried out, and nothing of cards, requests or files.
+Does not know GPUs, requests or files.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ from torchao.quantization import (
 
 from kontext.inference import attention, transformer
 from kontext.inference.blocks import Block
-from kontext.inference.mode import Plan, Precision
+from kontext.inference.plan import Plan, Precision
 from kontext.inference.step_cache import step_cache
 
 _CONFIGS: dict[Precision, AOBaseConfig] = {
@@ -33,31 +33,31 @@ _CONFIGS: dict[Precision, AOBaseConfig] = {
 }
 
 INDUCTOR_OPTIONS = {
-    # Where it is on, torch 2.13 cannot generate code for quantised blocks that split what they
-    # have joined (pytorch issue 183696).
+    # With it, torch 2.13 cannot generate code for quantised blocks that split a joint product
+    # (pytorch issue 183696).
     "loop_ordering_after_fusion": False,
 }
-"""What Inductor is told whatever this torch's own default is."""
-
+"""The options for Inductor, set explicitly because torch's defaults may differ."""
 
 OUTER_BLOCKS = 2
-"""So many blocks at each end attend in bfloat16 where the others do in float8: errors of the first
-go through all others, and what enters the last has outliers. No card has confirmed the number."""
+"""The number of blocks at each end whose attention stays in bfloat16 when the others' is in float8.
+Errors of the first pass through all later ones, and the inputs of the last have outliers. The
+number was not measured on a GPU."""
 
 
 def prepare(
     pipeline: FluxKontextPipeline, plan: Plan, device: torch.device | str | None = None
 ) -> None:
-    """Carry `plan` out, in place, and have the transformer computed in fewer kernels.
+    """Apply `plan` to the pipeline, in place, and replace the transformer's classes by ours.
 
-    The embedders, `norm_out` and the last projection are never quantised: next to no share of the
-    time, and an error in them meets every token or the image itself.
+    The embedders, `norm_out` and the last projection are never quantised: they take almost no time,
+    and an error in them reaches every token or the image itself.
 
     Args:
-        pipeline: In bfloat16, or in float32 on a CPU.
-        plan: The precisions, the attention and whether large images are decoded in tiles.
-        device: Where the pipeline is to go, if it is not there yet. Its blocks go one after
-            another, so that a card never holds more than one of them unquantised.
+        pipeline: The pipeline, in bfloat16, or in float32 on a CPU.
+        plan: The plan.
+        device: The device to move the pipeline to; None if it is there already. Its blocks are
+            moved and quantised one after another, so that the GPU holds at most one unquantised.
     """
     transformer.convert(pipeline.transformer)
     for block in _blocks(pipeline):
@@ -81,13 +81,13 @@ def _move(module: nn.Module | FluxKontextPipeline, device: torch.device | str | 
 
 
 def quantise(layer: nn.Linear, precision: Precision) -> None:
-    """Quantise a linear in place."""
+    """Quantise a linear layer in place."""
     if precision != "bfloat16":
         quantize_(layer, _CONFIGS[precision])
 
 
 def _set_attention(pipeline: FluxKontextPipeline, plan: Plan) -> None:
-    """Have each block attend by the plan's kernel, the inner ones in float8 if it says so."""
+    """Set the attention kernel of each block."""
     blocks, attend = list(_blocks(pipeline)), attention.kernel(plan.attention)
     for block in blocks:
         block.attend = attend
@@ -98,22 +98,22 @@ def _set_attention(pipeline: FluxKontextPipeline, plan: Plan) -> None:
 
 
 def _prepare_vae(pipeline: FluxKontextPipeline, plan: Plan) -> None:
-    """Set up the VAE. Compiled it would gain 12 ms an edit at most (benchmarks/vae_traffic.py)."""
+    """Set up the VAE. Compiling it would gain at most 12 ms an edit (benchmarks/vae_traffic.py)."""
     if plan.tiled:
         pipeline.vae.enable_tiling()
     if pipeline.device.type == "cuda":
-        # As cuDNN's convolutions compute; else each turns its tensors round, and back.
+        # The layout of cuDNN's convolutions, which else permute their tensors, and back.
         pipeline.vae.to(memory_format=torch.channels_last)
 
 
 def compile(  # noqa: A001 - always called by its module's name
     pipeline: FluxKontextPipeline, backend: str | Callable[..., Any] = "inductor"
 ) -> None:
-    """Have the transformer's blocks compiled at their first use, once for every size.
+    """Make the transformer's blocks compile at their first call, once for all sizes.
 
     Args:
-        pipeline: Prepared, on its device.
-        backend: Of `torch.compile`.
+        pipeline: The prepared pipeline, on its device.
+        backend: The backend of `torch.compile`.
     """
     options = INDUCTOR_OPTIONS if backend == "inductor" else None
     for block in _blocks(pipeline):
@@ -123,13 +123,13 @@ def compile(  # noqa: A001 - always called by its module's name
 def denoising(
     pipeline: FluxKontextPipeline, plan: Plan, steps: int, branches: int
 ) -> AbstractContextManager[object]:
-    """Return what surrounds one edit, so that its steps share what they can.
+    """Return a context manager for one edit, in which steps share tensors or are predicted.
 
     Args:
-        pipeline: Prepared, or as diffusers made it.
-        plan: Whether some steps are predicted.
-        steps: How many the edit has.
-        branches: Calls of the transformer a step: 2 with true classifier-free guidance, else 1.
+        pipeline: The pipeline, prepared or plain diffusers.
+        plan: The plan, which says whether some steps are predicted.
+        steps: The number of steps of the edit.
+        branches: The transformer calls a step: 2 with true classifier-free guidance, else 1.
     """
     stack = ExitStack()
     if isinstance(pipeline.transformer, transformer.Transformer):

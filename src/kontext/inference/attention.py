@@ -1,7 +1,7 @@
-"""Attention by each kernel that a plan may name.
+"""Computes attention with each kernel that a plan may name.
 
-All take query, key and value as batch x tokens x heads x head width and return the same, as the
-products on both sides have it, so that nothing is copied. Knows nothing of blocks or plans.
+All kernels take query, key and value as batch x tokens x heads x head width and return the same
+shape. The linears before and after use it too, so nothing is copied. Does not know blocks or plans.
 """
 
 from collections.abc import Callable
@@ -11,16 +11,16 @@ import torch
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, activate_flash_attention_impl, sdpa_kernel
 
-from kontext.inference.mode import Attention, Float8Attention
+from kontext.inference.plan import Attention, Float8Attention
 
 Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def kernel(name: Attention | Float8Attention) -> Attend:
-    """Return the attention of that name, ready for use.
+    """Return the attention kernel of that name; activate FlashAttention 3 if it needs it.
 
     Raises:
-        ImportError: It needs FlashAttention 3, which is not installed.
+        ImportError: The kernel needs FlashAttention 3, which is not installed.
     """
     if name.startswith("flash 3"):
         activate_flash_attention_impl("FA3")
@@ -28,7 +28,7 @@ def kernel(name: Attention | Float8Attention) -> Attend:
 
 
 def has_flash_attention_3() -> bool:
-    """Tell whether FlashAttention 3 is installed."""
+    """Return whether FlashAttention 3 is installed."""
     return find_spec("flash_attn_interface") is not None
 
 
@@ -45,13 +45,13 @@ def _cudnn(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch
 
 
 def _flash_3(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # in whose place version 3 was activated
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # which `kernel` replaced by version 3
         return _torch(query, key, value)
 
 
 @torch.library.custom_op("kontext::flash_3_float8", mutates_args=())
 def _flash_3_float8(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Quantise each head to float8 (E4M3) and attend; a unit of its own for the compiler."""
+    """Quantise each head to float8 (E4M3) and attend; the compiler does not look inside."""
     from torchao.prototype.attention.fp8_fa3.attention import fp8_fa3_sdpa  # noqa: PLC0415 - CUDA
 
     attended = fp8_fa3_sdpa(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))

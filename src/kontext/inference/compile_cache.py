@@ -1,7 +1,8 @@
-"""Compiled once an endpoint: the first worker keeps torch's artifacts, later ones load them.
+"""Shares compiled code between the workers of an endpoint.
 
-It is never needed and never fatal: whatever is missing, damaged or foreign is logged in one line
-and compiled anew. Where the artifacts lie, and why they can be trusted, is their store's business.
+The first worker stores torch's compile artifacts, and later ones load them. The cache is optional:
+artifacts that are missing, damaged or not trusted cost a log line and a compilation. Does not know
+where artifacts are stored, or why they can be trusted.
 """
 
 import json
@@ -20,25 +21,25 @@ from kontext.inference.model import Model
 log = logging.getLogger("kontext")
 
 _FORMAT = 2
-"""Raise it when what is kept changes its meaning."""
+"""The version of the artifacts' format; increase it when their meaning changes."""
 
 
 class ArtifactStore(Protocol):
-    """Keeps artifacts under keys; whatever it raises, the worker logs it and compiles anew."""
+    """Stores artifacts under keys; its exceptions are logged, and the worker compiles."""
 
     def read(self, key: str) -> bytes | None:
-        """Return an artifact that can be trusted, or None when there is none."""
+        """Return the artifact, which can be trusted, or None if there is none."""
 
     def write(self, key: str, artifact: bytes) -> None:
-        """Keep an artifact, in place of what was there."""
+        """Store an artifact, in place of an earlier one."""
 
 
 class CompileCache:
     """This worker's compiled artifacts, shared with the endpoint's other workers.
 
     Args:
-        store: Where the deployer keeps them.
-        key: What they were compiled from, by and for; see `identity`.
+        store: The store of the artifacts.
+        key: The key of the artifacts; see `identity`.
     """
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
@@ -47,7 +48,7 @@ class CompileCache:
         self._loaded: set[str] = set()
 
     def load(self) -> bool:
-        """Hand kept artifacts to torch, before anything is compiled; tell whether there were."""
+        """Load stored artifacts into torch before it compiles; return whether there were any."""
         try:
             artifact = self._store.read(self._key)
             if artifact is None:
@@ -65,7 +66,7 @@ class CompileCache:
         return True
 
     def save(self) -> bool:
-        """Keep what was compiled, unless all of it was loaded; tell whether it was kept."""
+        """Store what was compiled, unless all of it was loaded; return whether it was stored."""
         try:
             compiled = torch.compiler.save_cache_artifacts()
             if compiled is None:
@@ -74,7 +75,7 @@ class CompileCache:
             if self._loaded.issuperset(chain.from_iterable(info.artifacts.values())):
                 return False
             self._store.write(self._key, artifact)
-        except Exception as error:  # noqa: BLE001 - the next worker will compile, that is all
+        except Exception as error:  # noqa: BLE001 - the next worker compiles
             log.warning("compile cache: not saved: %s", error)
             return False
         log.info("compile cache: saved %d bytes", len(artifact))
@@ -82,10 +83,10 @@ class CompileCache:
 
 
 def identity(model: Model) -> str:
-    """Return the key: everything that makes compiled code what it is.
+    """Return the key of the model's artifacts: everything that compiled code depends on.
 
     Args:
-        model: The pipeline, on its device.
+        model: The model, with its pipeline on its device.
     """
     facts = {
         "format": _FORMAT,

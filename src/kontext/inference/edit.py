@@ -1,4 +1,4 @@
-"""One edit on its way from a request to the GPU, and the interfaces of what works on it there."""
+"""An edit as the GPU gets it, and the interfaces of the editor and the safety checker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from kontext.contract.size import Size
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """A request, and what the worker has made of the parts that need work or a choice.
+    """A request together with its fetched image, its sizes and its seed.
 
     Attributes:
-        request: What the caller asked for; every field that takes effect on the GPU is read here.
-        reference: The input image, RGB, both sides multiples of 16, of about the area that is
-            generated; see `kontext.images.reference`.
-        size: Pixels to return, on the 16-pixel grid or off it.
-        generated: Pixels to generate and then to scale to `size`, on the grid or off it.
-        seed: 0..2^63-1; the request's, or the one that was drawn for it.
+        request: The caller's request; fields that take effect on the GPU are read from it.
+        reference: The input image, RGB, both sides multiples of 16, with about the area of
+            `generated`; see `kontext.images.reference`.
+        size: The size of the result, on the 16-pixel grid or off it.
+        generated: The size to generate and then scale to `size`, on the grid or off it.
+        seed: The seed, 0..2^63-1, from the request or drawn.
     """
 
     request: EditRequest
@@ -31,21 +31,21 @@ class Edit:
 
 
 class Editor(Protocol):
-    """Edits an image; `kontext.inference.editor.Editor`, or five lines in a test."""
+    """Edits images; implemented by `kontext.inference.editor.Editor`."""
 
     model: str
     revision: str
 
     @property
     def mode(self) -> str:
-        """The name of the mode, of `kontext.inference.mode`."""
+        """The mode's name, one of those in `kontext.inference.mode`."""
 
     def edit(self, edit: Edit, on_step: Callable[[int], None]) -> Image.Image:
         """Return an image of exactly `edit.size`; call `on_step` after each step."""
 
 
 class Checker(Protocol):
-    """Says whether an image is fit to return."""
+    """Judges whether an image is safe; implemented by `kontext.inference.safety.SafetyChecker`."""
 
     def flags(self, image: Image.Image) -> bool:
-        """Tell whether `image` must not be returned."""
+        """Return whether `image` is unsafe, so that it must not be returned."""

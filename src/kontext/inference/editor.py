@@ -1,6 +1,6 @@
-"""One edit with the pipeline: reference, noise, steps, progress, stop, crop, final size.
+"""Edits an image with the pipeline: reference, noise, steps, progress, stop, crop, final size.
 
-Synchronous; it runs where it is called and knows nothing of jobs, queues or files.
+Synchronous: an edit runs on the calling thread. Does not know jobs, queues or files.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,8 @@ from contextlib import AbstractContextManager
 import torch
 from PIL import Image
 
-from kontext.contract.size import GRID
 from kontext.inference import acceleration, schedule
-from kontext.inference.autoencoder import Float32ImageProcessor, ReferenceEncoder
+from kontext.inference.autoencoder import ReferenceEncoder
 from kontext.inference.edit import Edit
 from kontext.inference.gpu_faults import GpuGuard
 from kontext.inference.model import Model
@@ -21,12 +20,12 @@ class Editor:
     """Edits images, one at a time.
 
     Args:
-        model: The loaded pipeline.
-        true_cfg_scale: Scale of true classifier-free guidance, above 1.
-        guard: Says what a failure on the GPU means.
+        model: The loaded model.
+        true_cfg_scale: The scale of true classifier-free guidance, above 1.
+        guard: The guard that translates failures of the GPU.
 
     Attributes:
-        reference_encoder: What encodes references; public so that it can be timed by itself.
+        reference_encoder: The encoder of references; public so that benchmarks can time it.
     """
 
     def __init__(self, model: Model, true_cfg_scale: float, guard: GpuGuard | None = None) -> None:
@@ -35,7 +34,6 @@ class Editor:
         self.mode = model.plan.mode
         self._plan = model.plan
         self._pipeline = model.pipeline
-        self._pipeline.image_processor = Float32ImageProcessor(GRID)
         self.reference_encoder = ReferenceEncoder(self._pipeline)
         self._true_cfg_scale = true_cfg_scale
         self._guard = guard or GpuGuard()
@@ -44,13 +42,13 @@ class Editor:
         """Return the edited image, RGB, of exactly `edit.size`.
 
         Args:
-            edit: What to do.
-            on_step: Called with the number of steps done after each; what it raises ends the
-                edit and leaves the pipeline ready for the next.
+            edit: The edit.
+            on_step: The function that is called after each step with the number of steps done. An
+                exception that it raises ends the edit; the pipeline stays usable.
 
         Raises:
             OutOfMemory: The edit does not fit into the GPU's memory.
-            GpuFault: The GPU is lost.
+            GpuFault: The GPU or its context is lost.
         """
 
         def work() -> torch.Tensor:
@@ -60,16 +58,16 @@ class Editor:
         pixels = self._guard.run(
             work, f"The edit ran out of GPU memory at {edit.size}; ask for a smaller size"
         )
-        return _delivered(Image.fromarray(pixels.numpy()), edit)
+        return _crop_and_scale(Image.fromarray(pixels.numpy()), edit)
 
     def _denoising(self, edit: Edit) -> AbstractContextManager[object]:
         steps = edit.request.num_inference_steps
         return acceleration.denoising(self._pipeline, self._plan, steps, _branches(edit))
 
     def _pixels(self, edit: Edit, on_step: Callable[[int], None]) -> torch.Tensor:
-        """Return height x width x 3, uint8, on the CPU."""
+        """Return the generated image, height x width x 3, uint8, on the CPU."""
         canvas = edit.generated.grid
-        request, guided = edit.request, _guided(edit)
+        request, guided = edit.request, _is_guided(edit)
         images = self._pipeline(
             image=self.reference_encoder.encode(edit.reference),
             prompt=request.prompt,
@@ -87,16 +85,20 @@ class Editor:
             callback_on_step_end=_callback(on_step, self._pipeline.device),
             output_type="pt",
         ).images
-        if not torch.isfinite(images).all():
-            raise ArithmeticError("the pipeline returned values that are not finite")
-        # Made bytes and put in order where that costs nothing, to cross once.
-        levels = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
-        pixels: torch.Tensor = levels.cpu()
-        return pixels
+        return _to_bytes(images[0])
 
 
-def _delivered(canvas: Image.Image, edit: Edit) -> Image.Image:
-    """Crop the surplus of the grid, to the right and below as in the reference; then scale."""
+def _to_bytes(image: torch.Tensor) -> torch.Tensor:
+    """Convert 3 x height x width, 0 to 1, to height x width x 3, uint8, on the CPU."""
+    if not torch.isfinite(image).all():
+        raise ArithmeticError("the pipeline returned values that are not finite")
+    # Rounded and permuted on the GPU, so that bytes are copied to the CPU and not floats.
+    levels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
+    return levels.cpu()
+
+
+def _crop_and_scale(canvas: Image.Image, edit: Edit) -> Image.Image:
+    """Crop the padding to the grid, at the right and below as in the reference, and scale."""
     generated, size = edit.generated, edit.size
     image = canvas.crop((0, 0, generated.width, generated.height))
     if generated == size:
@@ -104,45 +106,46 @@ def _delivered(canvas: Image.Image, edit: Edit) -> Image.Image:
     return image.resize((size.width, size.height), Image.Resampling.LANCZOS)
 
 
-def _guided(edit: Edit) -> bool:
-    """Tell whether the edit has true classifier-free guidance."""
+def _is_guided(edit: Edit) -> bool:
+    """Return whether the edit uses true classifier-free guidance."""
     return bool(edit.request.negative_prompt.strip())
 
 
 def _branches(edit: Edit) -> int:
-    """Return how often the transformer is called a step."""
-    return 2 if _guided(edit) else 1
+    """Return the number of transformer calls a step."""
+    return 2 if _is_guided(edit) else 1
 
 
 def _callback(
     on_step: Callable[[int], None], device: torch.device
 ) -> Callable[[object, int, object, dict[str, object]], dict[str, object]]:
-    gpu = _Gpu() if device.type == "cuda" else None
+    throttle = _Throttle() if device.type == "cuda" else None
 
     def callback(
         _pipeline: object, index: int, _timestep: object, tensors: dict[str, object]
     ) -> dict[str, object]:
-        if gpu:
-            gpu.wait_for_the_step_before()
+        if throttle:
+            throttle.wait_for_previous_step()
         on_step(index + 1)
         return tensors
 
     return callback
 
 
-class _Gpu:
-    """Works off what the host queues, which takes the host a fraction of that time.
+class _Throttle:
+    """Keeps the CPU at most one step ahead of the GPU, which is enough to keep the GPU busy.
 
-    A host that did not wait would report steps that have not begun, and after a stop the GPU would
-    go on with all that is queued. One step ahead suffices to keep it busy.
+    The CPU launches a step in a fraction of the time that the GPU needs for it. Unthrottled it
+    would report steps that have not begun, and after a stop the GPU would still compute all the
+    steps that were launched.
     """
 
     def __init__(self) -> None:
-        self._before: torch.cuda.Event | None = None
+        self._previous: torch.cuda.Event | None = None
 
-    def wait_for_the_step_before(self) -> None:
-        queued = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        queued.record()
-        if self._before is not None:
-            self._before.synchronize()
-        self._before = queued
+    def wait_for_previous_step(self) -> None:
+        launched = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        launched.record()
+        if self._previous is not None:
+            self._previous.synchronize()
+        self._previous = launched

@@ -1,8 +1,9 @@
-"""The GPU executor: one piece of work at a time, ever, and a cooperative stop.
+"""Runs everything that touches the GPU on a single thread, one piece of work at a time.
 
-A thread outlives the asyncio task that waits for it, so a cancelled job would keep the GPU while
-the next one starts. Here the next one waits until the thread has let go. A thread that does not
-let go cannot be ended: then the executor closes for ever, and the process has to end.
+Work on a thread goes on after the asyncio task that waits for it is cancelled. So a cancelled job
+asks its work to stop, and the next work starts only when it has. A thread that hangs cannot be
+ended: the executor then closes for good, and the process must be replaced. Does not know torch,
+images or jobs.
 """
 
 import asyncio
@@ -13,9 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from kontext.errors import Cancelled, WorkerEnding
+from kontext.errors import Cancelled, WorkerShutdown
 from kontext.settings import STOP_TIMEOUT_SECONDS
-from kontext.threads import carrying
+from kontext.threads import deliver_errors
 
 T = TypeVar("T")
 
@@ -23,30 +24,31 @@ log = logging.getLogger("kontext")
 
 
 class Stop:
-    """Tells the work on the executor that nobody waits for it any more."""
+    """Asks work on the GPU thread to stop, because its result is no longer wanted."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
 
     def request(self) -> None:
-        """Ask the work to end at its next `check`."""
+        """Make the work's next `check` raise."""
         self._event.set()
 
     def check(self) -> None:
-        """Raise `Cancelled` once a stop was requested."""
+        """Return, or raise `Cancelled` if the work should stop."""
         if self._event.is_set():
             raise Cancelled
 
 
 class GpuExecutor:
-    """A single thread for everything that touches the GPU.
+    """The thread that everything that touches the GPU runs on.
 
     Args:
-        stop_timeout_seconds: How long work may go on after its stop before the executor closes.
+        stop_timeout_seconds: The time that work may take to stop before the executor closes.
 
     Attributes:
-        closed: Whether nothing runs here any more. on_hung: Called, on the event loop's thread,
-        when the executor closes because its work hangs.
+        closed: Whether the executor accepts no more work.
+        on_hung: The function that is called, on the event loop's thread, when the executor closes
+            because its work hangs.
     """
 
     def __init__(self, stop_timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
@@ -59,23 +61,26 @@ class GpuExecutor:
 
     @property
     def busy(self) -> bool:
-        """Whether the thread has work, be it stopped or not."""
+        """Whether work runs or waits, including work that was asked to stop."""
         return bool(self._unfinished)
 
     async def run(self, work: Callable[[Stop], T]) -> T:
-        """Wait for the executor, run `work` on it and return its result.
+        """Run `work` on the GPU thread, after all earlier work, and return its result.
 
-        When the waiting task is cancelled, work that waits is dropped and work that runs is
-        asked to stop; either way the executor is free for the next only when its thread is.
+        If the waiting task is cancelled, work that has not begun is dropped, and work that runs is
+        asked to stop. The next work begins only when it has.
+
+        Args:
+            work: The function to call; it should call `Stop.check` often.
 
         Raises:
-            WorkerEnding: The executor is closed, or closes before the work is done.
-            ProcessExit: The work wanted to end the process.
+            WorkerShutdown: The executor is closed, or closes before the work is done.
+            UnexpectedExit: The work raised `SystemExit` or `KeyboardInterrupt`.
         """
         if self.closed:
-            raise WorkerEnding(WorkerEnding.example)
+            raise WorkerShutdown
         stop, loop = Stop(), asyncio.get_running_loop()
-        running = self._thread.submit(carrying(work), stop)
+        running = self._thread.submit(deliver_errors(work), stop)
         self._unfinished.add(running)
         running.add_done_callback(self._unfinished.discard)
         outcome, closing = asyncio.wrap_future(running), loop.create_future()
@@ -83,28 +88,28 @@ class GpuExecutor:
         try:
             await asyncio.wait({outcome, closing}, return_when=asyncio.FIRST_COMPLETED)
             if not outcome.done():
-                raise WorkerEnding(WorkerEnding.example)
+                raise WorkerShutdown
             return outcome.result()
         finally:
             self._waiting.discard(closing)
             stop.request()
             if not outcome.done():
                 outcome.cancel()
-                loop.call_later(self._stop_seconds, self._require_end, running)
+                loop.call_later(self._stop_seconds, self._close_if_hung, running)
 
     def run_blocking(self, work: Callable[[Stop], T]) -> T:
-        """Run `work` on the executor while the calling thread waits, at boot before any job."""
+        """Run `work` on the GPU thread and wait for it, at boot, before any job."""
         return self._thread.submit(work, Stop()).result()
 
     def close(self) -> None:
-        """Fail all who wait for the executor, and all who will; on the event loop's thread only."""
+        """Make all pending and future calls of `run` fail; call it on the event loop's thread."""
         self.closed = True
         for closing in self._waiting:
             if not closing.done():
                 closing.set_result(None)
 
-    def _require_end(self, stopped: "concurrent.futures.Future[T]") -> None:
-        """Close the executor if the work that was stopped still runs."""
+    def _close_if_hung(self, stopped: "concurrent.futures.Future[T]") -> None:
+        """Close the executor if work that was asked to stop still runs."""
         if stopped.done() or self.closed:
             return
         log.error("the GPU's thread has not stopped in %g s", self._stop_seconds)

@@ -1,8 +1,8 @@
-"""What an exception from the GPU means: too little memory, or a context that is lost.
+"""Translates exceptions from the GPU into errors: too little memory, or a lost CUDA context.
 
-Knows torch's exceptions and the words of CUDA, cuBLAS, cuDNN and Triton in them; nothing of
-pipelines, images or jobs. A CUDA context that has failed cannot be mended inside its process:
-every later call fails too. Memory that was short is no such failure, as long as it comes back.
+Knows torch's exceptions and the messages of CUDA, cuBLAS, cuDNN and Triton in them; does not know
+pipelines, images or jobs. After a CUDA context is lost, every later call in the process fails too.
+After an out-of-memory error the process can go on, provided that the memory is freed.
 """
 
 import gc
@@ -17,13 +17,13 @@ from kontext.errors import GpuFault, MemoryNotFreed, OutOfMemory
 
 T = TypeVar("T")
 
-KEPT_BYTES = 512 * 2**20
-"""What CUDA may keep of an edit that ran out of memory: kernels, handles and workspaces of
-libraries that were loaded meanwhile. A choice that no card has confirmed."""
+MAX_KEPT_BYTES = 512 * 2**20
+"""The most memory that may stay allocated after an out-of-memory error: the kernels, handles and
+workspaces of libraries loaded meanwhile. A choice that was not measured on a GPU."""
 
 SCARCE_BYTES = 256 * 2**20
-"""Free memory below which cuBLAS, whose handle then does not fit, says that it is not
-initialized. A choice likewise."""
+"""The free memory below which cuBLAS's handle does not fit, so that its "not initialized" means out
+of memory. A choice that was not measured on a GPU."""
 
 _OUT_OF_MEMORY = re.compile(
     r"CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
@@ -43,54 +43,54 @@ class Memory(Protocol):
     """The GPU's memory, in bytes."""
 
     def free(self) -> int:
-        """Return what no process has taken."""
+        """Return the memory that no process has allocated."""
 
     def available(self) -> int:
-        """Return what an edit could take: what is free, and what torch's cache holds unused."""
+        """Return the memory that an edit could use: free, or unused in torch's cache."""
 
     def release(self) -> None:
-        """Drop the garbage that holds tensors, and empty torch's cache."""
+        """Collect garbage, which may hold tensors, and empty torch's cache."""
 
 
 class CudaMemory:
-    """The memory of the current CUDA device; all zeros in a process that uses none."""
+    """The memory of the current CUDA device; 0 in a process that has not used CUDA."""
 
     def free(self) -> int:
-        """Ask CUDA; a lost context makes it raise."""
+        """Ask CUDA, which raises if the context is lost."""
         if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             return 0
         return torch.cuda.mem_get_info()[0]
 
     def available(self) -> int:
-        """Ask CUDA and torch; a lost context makes it raise."""
+        """Ask CUDA and torch, which raise if the context is lost."""
         return self.free() + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
     def release(self) -> None:
-        """Release it."""
+        """Collect garbage and empty torch's cache."""
         gc.collect()
         torch.cuda.empty_cache()
 
 
 class GpuGuard:
-    """Runs work on the GPU and says what its failure means.
+    """Runs work on the GPU and raises its failures as the project's errors.
 
     Args:
-        memory: Of the GPU.
+        memory: The GPU's memory; that of the current CUDA device by default.
     """
 
     def __init__(self, memory: Memory | None = None) -> None:
         self._memory = memory or CudaMemory()
 
     def run(self, work: Callable[[], T], out_of_memory: str) -> T:
-        """Return what `work` returns; what it raises for other reasons passes unchanged.
+        """Return the result of `work`; exceptions of other kinds pass unchanged.
 
         Args:
-            work: Called once, in this thread.
-            out_of_memory: The public sentence for work that needs more memory than there is.
+            work: The function, which is called once, on the calling thread.
+            out_of_memory: The public sentence of an out-of-memory error.
 
         Raises:
-            OutOfMemory: The memory did not suffice, and is free again.
-            MemoryNotFreed: The memory did not suffice, and part of it has not come back.
+            OutOfMemory: The GPU ran out of memory, which is free again.
+            MemoryNotFreed: The GPU ran out of memory, and part of it is still allocated.
             GpuFault: The GPU or its context is lost.
         """
         before = 0
@@ -99,15 +99,15 @@ class GpuGuard:
             return work()
         except RuntimeError as error:
             self._require_out_of_memory(error)
-        # Only here, outside of the handler, has the exception let go of the work's tensors.
-        raise self._after(before)(out_of_memory)
+        # Outside the handler, because the exception's frames keep the work's tensors alive.
+        raise self._free_memory(before)(out_of_memory)
 
     def _require_out_of_memory(self, error: RuntimeError) -> None:
-        """Return if `error` says that memory was short; else raise what it means."""
+        """Return if `error` means out of memory; else raise `GpuFault` or `error` itself."""
         if any(map(self._is_out_of_memory, _causes(error))):
-            log.warning("the GPU ran out of memory: %s", str(error))  # no record keeps its frames
+            log.warning("the GPU ran out of memory: %s", str(error))  # as text, without its frames
         elif any(map(_is_lost, _causes(error))):
-            raise GpuFault(GpuFault.example) from error
+            raise GpuFault from error
         else:
             raise error
 
@@ -122,14 +122,14 @@ class GpuGuard:
         except RuntimeError:
             return False
 
-    def _after(self, before: int) -> type[OutOfMemory]:
-        """Release memory, and say which kind of failure it was."""
+    def _free_memory(self, before: int) -> type[OutOfMemory]:
+        """Release memory, and return the error that says whether enough of it came back."""
         try:
             self._memory.release()
             missing = before - self._memory.available()
         except RuntimeError as error:
-            raise GpuFault(GpuFault.example) from error
-        return MemoryNotFreed if missing > KEPT_BYTES else OutOfMemory
+            raise GpuFault from error
+        return MemoryNotFreed if missing > MAX_KEPT_BYTES else OutOfMemory
 
 
 def _is_lost(error: BaseException) -> bool:
@@ -137,7 +137,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error and those behind it: a compiler wraps what its kernels raise."""
+    """Yield the error and its causes, since compiled code wraps the errors of its kernels."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause

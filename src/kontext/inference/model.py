@@ -1,4 +1,7 @@
-"""Weights -> a ready pipeline on its device. Knows precision and devices, nothing of requests."""
+"""Loads the pipeline from disk onto its device.
+
+Knows plans, precisions and devices; does not know requests.
+"""
 
 from dataclasses import dataclass
 
@@ -9,14 +12,22 @@ from transformers.utils import logging as transformers_logging
 
 from kontext import __version__
 from kontext.errors import BootError
-from kontext.inference import acceleration, attention, stand_in
-from kontext.inference.mode import EXACT, Card, Plan
+from kontext.inference import acceleration, attention, autoencoder, stand_in
+from kontext.inference.mode import Card
+from kontext.inference.plan import EXACT, Plan
 from kontext.inference.weights import Weights
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A pipeline and what an image's provenance says of it."""
+    """A loaded pipeline, and the facts about it that are stored in an image's provenance.
+
+    Attributes:
+        pipeline: The pipeline, ready to use.
+        name: The model's name on the Hub.
+        revision: The commit on the Hub, or `unknown`.
+        plan: The plan that was applied to the pipeline.
+    """
 
     pipeline: FluxKontextPipeline
     name: str
@@ -25,7 +36,7 @@ class Model:
 
 
 def has_gpu() -> bool:
-    """Tell whether this machine has a CUDA device."""
+    """Return whether this machine has a CUDA device."""
     return torch.cuda.is_available()
 
 
@@ -33,7 +44,7 @@ def card() -> Card:
     """Return the GPU of this machine.
 
     Raises:
-        BootError: There is none.
+        BootError: There is no CUDA device.
     """
     if not has_gpu():
         raise BootError(
@@ -50,7 +61,7 @@ def card() -> Card:
 
 
 def hide_progress_bars() -> None:
-    """Keep the libraries from drawing bars while they load, for a log that no terminal shows."""
+    """Stop diffusers and transformers from writing progress bars into a log."""
     for library in (diffusers_logging, transformers_logging):
         library.disable_progress_bar()
 
@@ -62,12 +73,20 @@ def load(
     device: str = "cuda",
     dtype: torch.dtype = torch.bfloat16,
 ) -> Model:
-    """Load the pipeline from disk, offline; FLUX in bfloat16, for float16 gives black images.
+    """Load the pipeline from disk, offline, and apply the plan.
 
-    One component after another, each straight to the device: side by side would be a race, since
-    `from_pretrained` of both libraries patches `torch.nn.init` and torch's default dtype for the
-    whole process. `kontext.startup.read_ahead` has the disk read in parallel instead. Where that
-    would not fit, the weights are mapped, and each layer is quantised as it gets to the device.
+    Components are loaded one after another, straight to the device. In parallel would be a race,
+    since `from_pretrained` of both libraries patches `torch.nn.init` and torch's default dtype for
+    the whole process; `kontext.startup.read_ahead` reads the disk in parallel instead. With a
+    streamed plan, the weights are memory-mapped and each layer is quantised on its way to the
+    device.
+
+    Args:
+        name: The model's name, for provenance.
+        weights: The directory with the weights.
+        plan: The plan to apply.
+        device: The device that runs the pipeline.
+        dtype: The precision of what is not quantised; in float16, FLUX returns black images.
 
     Raises:
         BootError: The directory is incomplete or damaged.
@@ -82,16 +101,17 @@ def load(
     except (OSError, ValueError, KeyError) as error:
         raise BootError(f"the weights in {weights.path} are incomplete or damaged") from error
     acceleration.prepare(pipeline, plan, device if plan.streamed else None)
+    autoencoder.postprocess_in_float32(pipeline)
     return Model(pipeline, name, weights.revision, plan)
 
 
 def load_stand_in() -> Model:
     """Load the tiny model that comes with the package, onto the CPU.
 
-    In bfloat16 where the CPU computes in it, which is faster, most of all with matrix units (AMX).
-    The images are the same to the eye.
+    It is loaded in bfloat16 where the CPU computes in it, which is faster, above all with matrix
+    units (AMX), and the difference between the images is not visible; elsewhere in float32.
     """
-    # Older torch has none.
+    # Older versions of torch do not have the function.
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     dtype = torch.bfloat16 if capabilities.get("avx512_bf16") else torch.float32
     return load(stand_in.NAME, Weights(stand_in.WEIGHTS, __version__), device="cpu", dtype=dtype)

@@ -1,7 +1,8 @@
-"""Is this image fit to return? Knows classifiers and thresholds, nothing of jobs.
+"""Decides whether an image is safe to return.
 
-The first opinion is Falconsai/nsfw_image_detection, a ViT classifier; the optional second one is
-the Stable Diffusion safety checker, which then must agree before an image is refused.
+Falconsai/nsfw_image_detection, a ViT classifier, judges first. The Stable Diffusion safety checker
+is an optional second opinion, which must agree before an image is refused. Knows classifiers and
+thresholds; does not know jobs.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ UNSAFE_LABEL = "nsfw"
 
 
 class SecondOpinion:
-    """The Stable Diffusion safety checker, without the rounding of its scores."""
+    """The Stable Diffusion safety checker, with unrounded scores."""
 
     def __init__(
         self, checker: StableDiffusionSafetyChecker, processor: CLIPImageProcessorPil
@@ -31,10 +32,9 @@ class SecondOpinion:
 
     @torch.inference_mode()
     def flags(self, image: Image.Image) -> bool:
-        """Tell whether any of its concepts is closer to the image than its threshold."""
+        """Return whether the image is more similar to an unsafe concept than its threshold."""
         pixels = self._processor(image, return_tensors="pt")["pixel_values"]
-        # The exporter's variant of `forward` is the one that does not round; the dummy is what
-        # it blackens in place of the image.
+        # Unlike `forward`, the variant for ONNX does not round. It blackens only the dummy.
         dummy = torch.zeros(1)
         _, flagged = self._checker.forward_onnx(pixels.to(self._checker.device), dummy)
         return bool(flagged.any())
@@ -44,11 +44,11 @@ class SafetyChecker:
     """Refuses an image when the classifier, and the second opinion if any, flag it.
 
     Args:
-        classifier: Has a label `nsfw`.
-        processor: The classifier's own.
-        threshold: Probability from which it flags, 0..1.
-        second_opinion: Must agree, when given.
-        guard: Says what a failure on the GPU means.
+        classifier: The classifier, with a label `nsfw`.
+        processor: The classifier's image processor.
+        threshold: The probability from which an image is flagged, 0..1.
+        second_opinion: The checker that must agree, if any.
+        guard: The guard that translates failures of the GPU.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class SafetyChecker:
         self._unsafe = classifier.config.label2id[UNSAFE_LABEL]
 
     def flags(self, image: Image.Image) -> bool:
-        """Tell whether `image` (RGB) must not be returned.
+        """Return whether `image` (RGB) is unsafe, so that it must not be returned.
 
         Raises:
-            OutOfMemory: Judging it takes more memory than the GPU has left.
-            GpuFault: The GPU is lost.
+            OutOfMemory: The checker does not fit into the GPU's memory.
+            GpuFault: The GPU or its context is lost.
         """
         return self._guard.run(
             lambda: self._flags(image),
@@ -79,7 +79,7 @@ class SafetyChecker:
         )
 
     def _flags(self, image: Image.Image) -> bool:
-        # Written so that a score that is not a number flags.
+        # Not `>=`: NaN must flag.
         if self.probability(image) < self._threshold:
             return False
         return self._second_opinion is None or self._second_opinion.flags(image)
@@ -97,8 +97,14 @@ def load(
 ) -> SafetyChecker:
     """Load the checker from disk, offline, in float32.
 
+    Args:
+        path: The directory of the classifier.
+        threshold: The probability from which an image is flagged, 0..1.
+        second_opinion_path: The directory of the second opinion, if one is wanted.
+        device: The device that runs the checker.
+
     Raises:
-        BootError: A directory holds no such model; the worker then must not start.
+        BootError: A directory does not hold its model; the worker must not start.
     """
     try:
         classifier = ViTForImageClassification.from_pretrained(path, local_files_only=True)
@@ -114,7 +120,7 @@ def load(
 
 
 def load_stand_in(threshold: float) -> SafetyChecker:
-    """Build a checker of the same class that passes everything."""
+    """Build a checker of the same class that flags no image."""
     return SafetyChecker(*stand_in.classifier(), threshold)
 
 

@@ -1,50 +1,52 @@
-"""Noise levels of an edit beyond one megapixel; pure arithmetic, no torch.
+"""Computes the noise levels of an edit larger than one megapixel.
 
-A schedule is shifted towards noise by `mu`: a level s becomes e^mu / (e^mu + 1 / s - 1). The
-pipeline lets mu grow linearly with the output's tokens, a line drawn from 256 to 4,096 of them and
-unbounded beyond: of 28 steps the last one starts at 0.105 at 1024*1024, but at 0.484 at 2048*2048,
-so that a single Euler step would have to remove half of the noise. Beyond the line's end mu follows
-the rule of the rectified-flow paper instead (arXiv 2403.03206, section 5.3.2): resolutions look
-equally noisy when e^mu grows with the square root of the number of pixels.
+Pure arithmetic, no torch. `mu` shifts a schedule towards noise: a level s becomes
+e^mu / (e^mu + 1 / s - 1). In the pipeline, mu grows linearly with the output's tokens, on a line
+through 256 and 4,096 tokens that is not bounded. So the last of 28 steps starts at 0.105 at
+1024*1024, but at 0.484 at 2048*2048, where a single Euler step would have to remove half of the
+noise. Beyond 4,096 tokens, mu here follows the rule of the rectified-flow paper (arXiv 2403.03206,
+section 5.3.2): resolutions look equally noisy when e^mu grows with the square root of the number of
+pixels.
 """
 
 import math
 
-LAST_TOKENS = 4096
-"""Output tokens where the pipeline's line ends: 1024 * 1024 pixels."""
+LINE_END_TOKENS = 4096
+"""The output tokens of 1024 * 1024 pixels, where the pipeline's line should end."""
 
-LAST_MU = 1.15
-_FIRST_TOKENS, _FIRST_MU = 256, 0.5
-"""The line's ends, as FLUX.1's scheduler configuration has them."""
+_LINE_END_MU = 1.15
+_LINE_START_TOKENS, _LINE_START_MU = 256, 0.5
+"""The two points of the line, from FLUX.1's scheduler configuration."""
 
 
 def mu(tokens: int) -> float:
-    """Return the shift for so many output tokens, more than `LAST_TOKENS`."""
-    return LAST_MU + math.log(tokens / LAST_TOKENS) / 2
+    """Return the shift for more than `LINE_END_TOKENS` output tokens."""
+    return _LINE_END_MU + math.log(tokens / LINE_END_TOKENS) / 2
 
 
 def sigmas(tokens: int, steps: int) -> list[float] | None:
-    """Return the levels to hand to the pipeline, which shifts them by its own mu.
+    """Return the noise levels to pass to the pipeline, which shifts them by its own mu.
 
-    They are shifted back by the difference beforehand, since shifts add up.
+    Shifts add up, so the levels are shifted here by the difference between the two mu.
 
     Args:
-        tokens: Of the output, 256 pixels each.
-        steps: Denoising steps, at least 1.
+        tokens: The output tokens, of 256 pixels each.
+        steps: The number of denoising steps, at least 1.
 
     Returns:
-        Levels from 1 down, one a step; None up to `LAST_TOKENS`, where the pipeline's own hold.
+        One level for each step, from 1 down; None up to `LINE_END_TOKENS`, where the pipeline's own
+        levels are right.
     """
-    if tokens <= LAST_TOKENS:
+    if tokens <= LINE_END_TOKENS:
         return None
-    difference = mu(tokens) - _pipelines_mu(tokens)
-    return [_shifted(1 - step / steps, difference) for step in range(steps)]
+    difference = mu(tokens) - _pipeline_mu(tokens)
+    return [_shift(1 - step / steps, difference) for step in range(steps)]
 
 
-def _pipelines_mu(tokens: int) -> float:
-    slope = (LAST_MU - _FIRST_MU) / (LAST_TOKENS - _FIRST_TOKENS)
-    return _FIRST_MU + slope * (tokens - _FIRST_TOKENS)
+def _pipeline_mu(tokens: int) -> float:
+    slope = (_LINE_END_MU - _LINE_START_MU) / (LINE_END_TOKENS - _LINE_START_TOKENS)
+    return _LINE_START_MU + slope * (tokens - _LINE_START_TOKENS)
 
 
-def _shifted(level: float, shift: float) -> float:
-    return math.exp(shift) / (math.exp(shift) + 1 / level - 1)
+def _shift(level: float, by: float) -> float:
+    return math.exp(by) / (math.exp(by) + 1 / level - 1)

@@ -1,8 +1,7 @@
-"""Stand-ins for a machine without weights: the real classes, tiny.
+"""Stand-ins for machines without the weights: tiny models of the real classes.
 
-The model follows a few instructions that a person can see the effect of, such as "make it sepia",
-and returns an image as it is for any other; `builder/stand_in` trains it. The classifier passes
-everything.
+The pipeline follows a few instructions with a visible effect, such as "make it sepia", and returns
+the image unchanged for any other; `builder/stand_in` trains it. The classifier flags nothing.
 """
 
 from pathlib import Path
@@ -12,14 +11,14 @@ from transformers import ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 NAME = "kontext stand-in"
-"""What an image's provenance names as its model."""
+"""The model's name in an image's provenance."""
 
 WEIGHTS = Path(__file__).with_name("stand_in_weights")
-"""A pipeline in diffusers' layout, half precision, with its SHA-256 sums and its model card."""
+"""The pipeline in diffusers' layout, half precision, with SHA-256 sums and a model card."""
 
 
 def classifier() -> tuple[ViTForImageClassification, ViTImageProcessorPil]:
-    """Build a classifier of Falconsai's class whose bias makes every image 'normal'."""
+    """Build a classifier of Falconsai's class that labels every image 'normal', by its bias."""
     config = ViTConfig(
         hidden_size=16,
         num_hidden_layers=1,

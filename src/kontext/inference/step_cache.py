@@ -1,6 +1,6 @@
-"""Steps of an edit that are predicted from those before, instead of computed.
+"""Predicts some steps of an edit from earlier ones instead of computing them.
 
-Knows the schedule and the transformer's output, and nothing of how that is computed.
+Knows the noise levels and the transformer's output; does not know how the output is computed.
 """
 
 from collections import deque
@@ -14,25 +14,25 @@ from diffusers import FluxKontextPipeline
 _FIRST_STEPS = 3
 _LAST_STEPS = 3
 _INTERVAL = 3
-"""The first steps decide the composition, the last the details; between them one of three is
-computed. So does the `go_fast` of Replicate's worker for this model, for 14 of its 30 steps."""
+"""The first steps decide the composition, the last ones the details; between them one step of three
+is computed. Replicate's `go_fast` for this model does the same, and computes 14 of its 30 steps."""
 
-_Known = tuple[float, torch.Tensor]
-"""A noise level and the transformer's output there."""
+_Output = tuple[float, torch.Tensor]
+"""A noise level, and the transformer's output at it."""
 
 
 @contextmanager
 def step_cache(pipeline: FluxKontextPipeline, steps: int, branches: int) -> Iterator[None]:
-    """Within, the transformer's output is predicted at the steps that `is_computed` leaves out.
+    """Predict the transformer's output within, except at steps that are computed.
 
-    diffusers' own hooks sit in every block, where they break the compiled graphs, and hold one
-    state for both branches of guidance and from one job to the next. Here all state belongs to the
-    edit, and ends with it, however it ends.
+    diffusers' own hooks are in every block, where they break compiled graphs, and share one state
+    between both branches of guidance and between jobs. Here the state is one edit's and is dropped
+    after it, also when it fails.
 
     Args:
-        pipeline: Whatever its precision, compiled or not.
-        steps: How many the edit has.
-        branches: Calls of the transformer a step: 2 with true classifier-free guidance, else 1.
+        pipeline: The pipeline, in any precision, compiled or not.
+        steps: The number of steps of the edit.
+        branches: The transformer calls a step: 2 with true classifier-free guidance, else 1.
     """
     pipeline.transformer.forward = _StepCache(pipeline, steps, branches)
     try:
@@ -42,41 +42,42 @@ def step_cache(pipeline: FluxKontextPipeline, steps: int, branches: int) -> Iter
 
 
 class _StepCache:
-    """The transformer's forward pass of one edit, in which some steps are predicted.
+    """The transformer's forward pass during one edit, in which some steps are predicted.
 
-    A Taylor expansion of first order, of the output as a whole (TaylorSeer, arXiv 2503.06923;
-    diffusers calls that its lite mode), but in the noise level: the schedule's steps are uneven.
+    The prediction is a first-order Taylor expansion of the whole output (TaylorSeer, arXiv
+    2503.06923; lite mode in diffusers). It is taken over the noise level instead of the step,
+    because the steps of the schedule are uneven.
     """
 
     def __init__(self, pipeline: FluxKontextPipeline, steps: int, branches: int) -> None:
         self._scheduler = pipeline.scheduler
         self._compute: Callable[..., tuple[torch.Tensor]] = pipeline.transformer.forward
         self._steps = steps
-        self._known = [deque[_Known](maxlen=2) for _ in range(branches)]
+        self._outputs = [deque[_Output](maxlen=2) for _ in range(branches)]
         self._calls = 0
         self._sigmas: list[float] = []
 
     def __call__(self, *inputs: Any, **named: Any) -> tuple[torch.Tensor]:  # noqa: ANN401
-        if not self._sigmas:  # one wait for the device, before the first step
+        if not self._sigmas:  # read once, because it waits for the GPU
             self._sigmas = self._scheduler.sigmas.tolist()
-        step, branch = divmod(self._calls, len(self._known))
+        step, branch = divmod(self._calls, len(self._outputs))
         self._calls += 1
-        sigma, known = self._sigmas[step], self._known[branch]
+        sigma, outputs = self._sigmas[step], self._outputs[branch]
         if not is_computed(step, self._steps):
-            return (_predict(known, sigma),)
+            return (_predict(outputs, sigma),)
         output = self._compute(*inputs, **named)
-        known.append((sigma, output[0]))
+        outputs.append((sigma, output[0]))
         return output
 
 
 def is_computed(step: int, steps: int) -> bool:
-    """Tell whether a step, counted from 0, of so many is computed; of 28 it is 13."""
+    """Return whether step `step`, from 0, of `steps` is computed; of 28 steps 13 are."""
     from_first, from_last = step - _FIRST_STEPS, steps - _LAST_STEPS - step
     return from_first < 0 or from_last <= 0 or from_first % _INTERVAL == _INTERVAL - 1
 
 
-def _predict(known: Sequence[_Known], sigma: float) -> torch.Tensor:
-    """Continue the line through the last two outputs."""
-    (before, first), (last, second) = known
+def _predict(outputs: Sequence[_Output], sigma: float) -> torch.Tensor:
+    """Extrapolate the last two outputs linearly to the noise level `sigma`."""
+    (before, first), (last, second) = outputs
     distance = (sigma - before) / (last - before)
     return torch.lerp(first.float(), second.float(), distance).to(second.dtype)

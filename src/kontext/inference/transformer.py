@@ -1,8 +1,9 @@
-"""FLUX's transformer of our blocks: what the steps of an edit share is computed once.
+"""Computes FLUX's transformer; what the steps of an edit share is computed once.
 
-That is what depends on the timestep, guidance, prompt and positions alone: modulation of all steps,
-the embedded prompt, the rotary embedding. Takes what `FluxKontextPipeline` passes, no ControlNet
-and no IP-Adapter. Knows nothing of precisions or plans.
+The steps share everything that does not depend on the latents: the modulation of all steps, the
+embedded prompt and the rotary embedding. The transformer takes the arguments that
+`FluxKontextPipeline` passes; ControlNet and IP-Adapter are not supported. Does not know precisions
+or plans.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,29 +15,36 @@ import torch
 from diffusers import FluxTransformer2DModel
 from torch.nn import functional
 
-from kontext.inference.blocks import DoubleBlock, Modulation, Rotary, SingleBlock, modulated, parted
+from kontext.inference.blocks import (
+    DoubleBlock,
+    Modulation,
+    Rotary,
+    SingleBlock,
+    modulate,
+    split_modulation,
+)
 
 
 class Scheduler(Protocol):
-    """The schedule of an edit; diffusers' own."""
+    """The part of a diffusers scheduler that the transformer reads."""
 
     timesteps: torch.Tensor
 
     @property
     def step_index(self) -> int | None:
-        """The step that comes next, counted from 0; None before the first."""
+        """The index of the next step, from 0; None before the first step."""
 
 
 class _Constants:
-    """What the steps of one edit share in one branch of guidance.
+    """The tensors that the steps of one edit share, for one prompt.
 
-    The compiler would compile a block once for views and once for tensors that own their memory,
-    so what goes into one always owns it.
+    A compiled block would be compiled again for an input that is a view instead of a tensor that
+    owns its memory, so all inputs of a block own theirs.
 
     Args:
         text: The embedded prompt, 1 x tokens x width.
-        rotary: Of text and image.
-        modulation: Of each block, then of the output; of all steps.
+        rotary: The rotary embedding of text and image.
+        modulation: The modulation of all steps, for each block and then for the output.
     """
 
     def __init__(
@@ -50,7 +58,7 @@ class _Constants:
         ]
 
     def modulation(self, step: int) -> Sequence[Modulation]:
-        """Return that of one step, 1 x 1 x width each; valid until the next call."""
+        """Return the modulation of one step, 1 x 1 x width each; valid until the next call."""
         torch._foreach_copy_(
             list(chain.from_iterable(self._one_step)),
             [each.narrow(0, step, 1) for each in chain.from_iterable(self._all_steps)],
@@ -66,10 +74,10 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
 
     @contextmanager
     def one_edit(self, scheduler: Scheduler) -> Iterator[None]:
-        """Within, what the steps share is computed at the first; all calls belong to one edit.
+        """Treat all calls within as steps of one edit, and compute what they share only once.
 
         Args:
-            scheduler: Whose timesteps are set before the first call.
+            scheduler: The edit's scheduler; its timesteps must be set before the first call.
         """
         self._scheduler, self._constants = scheduler, {}
         try:
@@ -89,40 +97,41 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
         guidance: torch.Tensor,
         **_: Any,  # noqa: ANN401
     ) -> tuple[torch.Tensor]:
-        """Return the velocity, as diffusers' own does; outside `one_edit` of any timestep.
+        """Return the velocity, 1 x tokens x channels, in a tuple, as diffusers does.
 
         Args:
-            hidden_states: Packed latents, 1 x tokens x channels.
-            encoder_hidden_states: The prompt as T5 encodes it, 1 x tokens x its width.
-            pooled_projections: As CLIP does, 1 x its width.
-            timestep: From 0 to 1, one.
-            img_ids: Positions of the image's tokens, tokens x 3.
-            txt_ids: Those of the text's.
-            guidance: The guidance scale, one.
+            hidden_states: The packed latents, 1 x tokens x channels.
+            encoder_hidden_states: T5's encoding of the prompt, 1 x tokens x width.
+            pooled_projections: CLIP's encoding of the prompt, 1 x width.
+            timestep: The timestep, 0 to 1, shape 1; within `one_edit` the scheduler's is used.
+            img_ids: The positions of the image tokens, tokens x 3.
+            txt_ids: The positions of the text tokens, tokens x 3.
+            guidance: The guidance scale, shape 1.
+            **_: Arguments that the pipeline passes without effect.
         """
         given = txt_ids, img_ids, encoder_hidden_states, pooled_projections, guidance
         if self._scheduler is None:
-            known, step = self._compute(timestep, *given), 0
+            shared, step = self._compute(timestep, *given), 0
         else:
-            known, step = self._known(self._scheduler, *given), self._scheduler.step_index or 0
-        image = self.x_embedder(hidden_states).clone()  # as `_Constants` says
-        return (self._denoise(image, known, known.modulation(step)),)
+            shared, step = self._shared(self._scheduler, *given), self._scheduler.step_index or 0
+        image = self.x_embedder(hidden_states).clone()  # a view would be compiled again
+        return (self._denoise(image, shared, shared.modulation(step)),)
 
     def _denoise(
-        self, image: torch.Tensor, known: _Constants, modulation: Sequence[Modulation]
+        self, image: torch.Tensor, shared: _Constants, modulation: Sequence[Modulation]
     ) -> torch.Tensor:
-        text, of_block = known.text, iter(modulation)
+        text, of_block = shared.text, iter(modulation)
         for block in self.transformer_blocks:
-            image, text = block(image, text, next(of_block), known.rotary)
+            image, text = block(image, text, next(of_block), shared.rotary)
         tokens = torch.cat([text, image], dim=1)
         for block in self.single_transformer_blocks:
-            tokens = block(tokens, next(of_block), known.rotary)
+            tokens = block(tokens, next(of_block), shared.rotary)
         scale, shift = next(of_block)
         _, image = torch.split(tokens, [text.shape[1], image.shape[1]], dim=1)
-        normed = self.norm_out.norm(image)
-        return self.proj_out(modulated(normed, shift, scale))  # type: ignore[no-any-return]
+        normalised = self.norm_out.norm(image)
+        return self.proj_out(modulate(normalised, shift, scale))  # type: ignore[no-any-return]
 
-    def _known(
+    def _shared(
         self,
         scheduler: Scheduler,
         text_positions: torch.Tensor,
@@ -131,13 +140,17 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
         pooled: torch.Tensor,
         guidance: torch.Tensor,
     ) -> _Constants:
-        """Return what was computed at the first step of this branch, told by its pooled prompt."""
+        """Return the tensors of this prompt, computed at its first step.
+
+        With true classifier-free guidance each step is called for two prompts, which are told apart
+        by the identity of their pooled encoding.
+        """
         if id(pooled) not in self._constants:
-            # As the pipeline hands them over, one by one.
+            # The same arithmetic as the pipeline's for one step.
             timesteps = scheduler.timesteps.to(encoded.dtype) / 1000
             positions = text_positions, image_positions
-            known = self._compute(timesteps, *positions, encoded, pooled, guidance)
-            self._constants[id(pooled)] = pooled, known  # kept, so that no other gets its id
+            shared = self._compute(timesteps, *positions, encoded, pooled, guidance)
+            self._constants[id(pooled)] = pooled, shared  # kept, so that its id is not reused
         return self._constants[id(pooled)][1]
 
     def _compute(
@@ -158,15 +171,16 @@ class Transformer(FluxTransformer2DModel):  # type: ignore[misc]
         conditioning = functional.silu(embedded)
         blocks = *self.transformer_blocks, *self.single_transformer_blocks
         modulation = [block.modulation(conditioning) for block in blocks]
-        modulation.append(parted(self.norm_out.linear(conditioning), 2))
+        modulation.append(split_modulation(self.norm_out.linear(conditioning), 2))
         rotary = self.pos_embed(torch.cat([text_positions, image_positions]))
         return _Constants(self.context_embedder(encoded), rotary, modulation)
 
 
 def convert(transformer: FluxTransformer2DModel) -> None:
-    """Give the loaded `transformer` and its blocks our classes, in place.
+    """Turn diffusers' transformer and its blocks into the classes of this package, in place.
 
-    Weights and names stay. Each block then needs `join_projections` and its `attend`.
+    Weights and their names do not change. Before its first call, each block needs
+    `join_projections` and an `attend`.
     """
     transformer.__class__ = Transformer
     for blocks, kind in (

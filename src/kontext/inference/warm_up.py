@@ -1,8 +1,8 @@
-"""The edits that a worker makes before its first job, so that no job pays for what comes first.
+"""Makes a few edits before the first job, so that no job waits for compilation or set-up.
 
-Compiled code serves every size, but is tuned at the size that comes first; cuDNN's plans and the
-handles of cuBLAS belong to a thread and to a size. So the documented default comes first, and all
-of it on the thread that will run the jobs. Knows what is usual, and nothing of compilation.
+Compiled code serves every size, but is tuned at the size of its first call. cuDNN's plans and
+cuBLAS's handles belong to a thread and a size. So the warm-up begins with the documented default
+size, and must run on the GPU thread. Knows usual requests; does not know compilation.
 """
 
 from PIL import Image
@@ -14,22 +14,22 @@ from kontext.inference.edit import Edit
 from kontext.inference.editor import Editor
 
 _DEFAULT = Size(1024, 1024)
-"""What the documentation's requests ask for: 4,096 tokens and as many of the reference, beside 512
-of text. Lengths that were equal at the first compilation would be taken to be equal for ever."""
+"""The size in the documented requests: 4,096 tokens, as many of the reference, and 512 of text.
+Image and text must differ in length, or the compiler would assume that they never do."""
 
 _PHOTOGRAPH = Size(1248, 832)
-"""Of a camera's usual aspect, 3:2, at about the default's area."""
+"""A camera's usual aspect ratio, 3:2, at about the area of `_DEFAULT`."""
 
 
 def warm_up(editor: Editor) -> Image.Image:
-    """Make the usual edits, of one step each, and return the last image.
+    """Make usual edits of one step each, and return the last image.
 
     Raises:
-        BootError: The GPU cannot hold a usual edit.
+        BootError: A usual edit does not fit into the GPU's memory.
     """
     try:
         for size, negative_prompt in (_DEFAULT, ""), (_DEFAULT, "a cat"), (_PHOTOGRAPH, ""):
-            image = editor.edit(_an_edit(size, negative_prompt), lambda _: None)
+            image = editor.edit(_one_step(size, negative_prompt), lambda _: None)
     except OutOfMemory as error:
         raise BootError(
             f"this GPU cannot hold an edit of {_DEFAULT} with MODE={editor.mode}; "
@@ -38,7 +38,7 @@ def warm_up(editor: Editor) -> Image.Image:
     return image
 
 
-def _an_edit(size: Size, negative_prompt: str) -> Edit:
+def _one_step(size: Size, negative_prompt: str) -> Edit:
     return Edit(
         EditRequest(
             prompt="warm-up",

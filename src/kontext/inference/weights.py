@@ -1,7 +1,7 @@
-"""Where the weights lie: pure paths, no torch.
+"""Finds the directory with the model's weights.
 
-Searched in this order: `MODEL_PATH`, the two places where Runpod puts a cached model, a network
-volume, the image. Nothing is ever downloaded here; a worker boots offline or not at all.
+Searches `MODEL_PATH`, then the two places where Runpod puts a cached model, a network volume, and
+the container image. Never downloads: a worker boots offline. Knows paths only; no torch.
 """
 
 import re
@@ -12,37 +12,43 @@ from pathlib import Path
 from kontext.errors import BootError
 
 VOLUME = Path("/runpod-volume")
-"""Where Runpod mounts both its model cache and a network volume."""
+"""The directory where Runpod mounts its model cache and network volumes."""
 
 STORE = Path("/runpod/model-store/huggingface")
-"""Where Runpod mounts the models of its model store, as `{organisation}/{name}/{revision}`.
+"""The directory where Runpod mounts its model store, as `{organisation}/{name}/{revision}`.
 
-Its documentation does not name it; programs that run there do, and have found the files in that
-directory or in `snapshots/{commit}` below it.
+Runpod does not document it; programs that run there have found the files in that directory, or in
+`snapshots/{commit}` below it.
 """
 
 IMAGE = Path("/models")
-"""Where the image build puts weights."""
+"""The directory where the image build puts weights."""
 
 _INDEX = "model_index.json"
 _DOWNLOAD_RECORD = f".cache/huggingface/download/{_INDEX}.metadata"
-"""Written by `hf download --local-dir`; its first line is the commit."""
+"""The file that `hf download --local-dir` writes; its first line is the commit."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-"""What the Hub calls a revision that cannot change."""
+"""A commit on the Hub: the revision that cannot change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A directory in diffusers' layout, and the Hub commit that it holds, if known."""
+    """A directory in diffusers' layout.
+
+    Attributes:
+        path: The directory.
+        revision: Its commit on the Hub, or `unknown`.
+    """
 
     path: Path
     revision: str
 
     @property
     def files(self) -> list[Path]:
-        """What a pipeline reads, in the order in which diffusers loads its components.
+        """The weight files that a pipeline reads, in the order in which diffusers reads them.
 
-        Not the files at the top: the Hub's directory holds the transformer there once more.
+        Files at the top are left out: the Hub's directory has a second copy of the transformer
+        there.
         """
         return sorted(self.path.glob("*/*.safetensors"))
 
@@ -56,11 +62,18 @@ def find(
 ) -> Weights:
     """Return the first directory that holds a pipeline.
 
+    Args:
+        model_id: The model's name on the Hub.
+        model_path: The directory that the deployer has set; no other is searched then.
+        volume: The directory with Runpod's model cache, or of a network volume.
+        image: The directory of the weights in the container image.
+        store: The directory with Runpod's model store.
+
     Raises:
-        BootError: None does; says where was looked and what a deployer can do.
+        BootError: No directory does; says where it searched and what a deployer can do.
     """
     if model_path is not None:
-        return _given(Path(model_path))
+        return _require(Path(model_path))
     for candidate in _candidates(model_id, volume, image, store):
         if (candidate / _INDEX).is_file():
             return Weights(candidate, _revision(candidate))
@@ -71,13 +84,13 @@ def find(
     )
 
 
-def present(model_id: str) -> bool:
-    """Tell whether this machine holds the weights anywhere but at a `MODEL_PATH`."""
+def are_present(model_id: str) -> bool:
+    """Return whether `find` would find the weights without a `MODEL_PATH`."""
     candidates = _candidates(model_id, VOLUME, IMAGE, STORE)
     return any((path / _INDEX).is_file() for path in candidates)
 
 
-def _given(path: Path) -> Weights:
+def _require(path: Path) -> Weights:
     if not (path / _INDEX).is_file():
         raise BootError(f"MODEL_PATH {path} holds no {_INDEX}")
     return Weights(path, _revision(path))
@@ -85,16 +98,18 @@ def _given(path: Path) -> Weights:
 
 def _candidates(model_id: str, volume: Path, image: Path, store: Path) -> Iterator[Path]:
     for name in dict.fromkeys((model_id, model_id.lower())):  # Runpod's paths may be in lower case
-        yield from _cached(volume / "huggingface-cache/hub" / f"models--{name.replace('/', '--')}")
+        yield from _cached_snapshots(
+            volume / "huggingface-cache/hub" / f"models--{name.replace('/', '--')}"
+        )
         for revision in sorted((store / name).glob("*")):
-            yield from _snapshots(revision)  # before the directory that holds them
+            yield from _snapshots(revision)  # first, since the directory above may be incomplete
             yield revision
     for root in (volume, image):
         yield root / model_id.rpartition("/")[2]
 
 
-def _cached(directory: Path) -> Iterator[Path]:
-    """Yield a Hub cache's snapshots of one model, that of its main branch first."""
+def _cached_snapshots(directory: Path) -> Iterator[Path]:
+    """Yield the snapshots in a model's Hub cache, that of the main branch first."""
     main = directory / "refs/main"
     if main.is_file():
         yield directory / "snapshots" / main.read_text().strip()

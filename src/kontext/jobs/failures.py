@@ -1,7 +1,6 @@
-"""What a caller is told of a job that failed, and whether its worker should be replaced.
+"""What a caller reads about a job that failed, and whether its worker should be replaced.
 
-Knows public sentences and how often in a row the worker itself was at fault; nothing of what jobs
-do.
+Knows the public sentences, and counts internal errors in a row; does not know what jobs do.
 """
 
 from typing import Any
@@ -14,26 +13,31 @@ class Failures:
     """Answers failed jobs; one for the life of the worker.
 
     Args:
-        max_internal_errors: After so many internal errors, with no success in between, the
-            worker asks to be replaced; 0 never.
+        max_internal_errors: The number of internal errors, with no success in between, after which
+            the worker asks to be replaced; 0 for never.
     """
 
     def __init__(self, max_internal_errors: int) -> None:
-        self._most_internal_errors = max_internal_errors
+        self._max_internal_errors = max_internal_errors
         self._internal_errors = 0
 
-    def succeeded(self) -> None:
-        """Note a job that succeeded: the worker can work."""
+    def reset(self) -> None:
+        """Forget earlier internal errors, because a job has succeeded."""
         self._internal_errors = 0
 
     def answer(self, error: Exception, log: JobLog) -> dict[str, Any]:
-        """Return the SDK's form of a failed job, and log the whole cause."""
+        """Log the whole cause and return the failed job's answer in the SDK's form.
+
+        Returns:
+            `{"error"}` with the public sentence; also `"refresh_worker": True` if the worker should
+            be replaced.
+        """
         if isinstance(error, KontextError):
             log.warning("failed: %s", error, exc_info=error.__cause__)
             return _answer(str(error), error.refresh_worker)
         log.error("failed: internal error", exc_info=error)
         self._internal_errors += 1
-        return _answer(INTERNAL, 0 < self._most_internal_errors <= self._internal_errors)
+        return _answer(INTERNAL, 0 < self._max_internal_errors <= self._internal_errors)
 
 
 def _answer(sentence: str, refresh_worker: bool) -> dict[str, Any]:

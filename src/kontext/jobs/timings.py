@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 class Timings:
-    """Called with a phase's name it measures a `with` block; as text it lists all phases."""
+    """Measures the phases of one job; `str()` lists them."""
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
 
     @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        """Measure the block's wall time, also when it raises."""
+    def measure(self, phase: str) -> Iterator[None]:
+        """Measure the wall time of a `with` block, also when it raises."""
         start = time.perf_counter()
         try:
             yield
@@ -21,5 +21,5 @@ class Timings:
             self._seconds[phase] = time.perf_counter() - start
 
     def __str__(self) -> str:
-        """List the phases in seconds, in their order."""
+        """List the phases in the order in which they ended, in seconds."""
         return ", ".join(f"{phase} {seconds:.3f} s" for phase, seconds in self._seconds.items())

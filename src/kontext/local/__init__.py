@@ -1,14 +1,11 @@
-"""Runpod's API v2 on your own machine: queue, workers, status, embedded bucket.
+"""Runpod's API v2 on your own machine: a queue, workers, webhooks and an embedded bucket.
 
-A development and single-box server: it imitates Runpod's queue, it does not replace it. It knows
-workers only as processes that speak HTTP.
+It imitates Runpod for development and for a single machine; it does not replace Runpod's queue and
+autoscaler. Knows workers as processes that speak HTTP; does not know how they edit images.
 
 May import: errors, logs, contract, settings, address_policy, child_process,
 storage.embedded_bucket.
 """
 
-GRACE_SECONDS = 120.0
-"""What a worker gets to finish its jobs when it is asked to end, unless told otherwise."""
-
-QUEUE_LIMIT = 10_000
-"""Jobs that may wait, unless told otherwise; with the largest bodies they take 200 GB of disk."""
+MAX_WAITING_JOBS = 10_000
+"""The default of `--queue-limit`; with the largest bodies, so many jobs take 200 GB of disk."""

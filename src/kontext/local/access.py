@@ -1,9 +1,11 @@
-"""Who may use a server without an API key: programs of this machine, and no web page.
+"""Protects a server without an API key: programs on this machine may use it, web pages may not.
 
-Any page that a browser shows can send requests to loopback, and by a name of its own that it lets
-resolve to 127.0.0.1 it can read the answers (DNS rebinding). It cannot choose the headers `Host`,
-`Origin` and `Sec-Fetch-Site`, nor send `application/json` without asking first. With a key, which
-no page knows, none of this is needed.
+Any web page in a browser can send requests to loopback. If it makes its own host name resolve to
+127.0.0.1 (DNS rebinding), it can also read the answers. It cannot set the headers `Host`, `Origin`
+and `Sec-Fetch-Site`, and cannot send `application/json` without a preflight request. With an API
+key, which no page knows, none of this is needed.
+
+Knows request headers; does not know routes.
 """
 
 import re
@@ -17,7 +19,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kontext.errors import BootError
-from kontext.local.errors import ApiError
+from kontext.local.app import ApiError
 
 IPV6 = 6
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
@@ -26,24 +28,24 @@ ORIGIN = re.compile(r"https?://(\[[0-9a-f:.]+\]|[^\s:/@\[\]*]+)(:[0-9]+)?", re.I
 
 
 class LocalAccess:
-    """ASGI middleware that answers 403 to what is not addressed to this machine by itself.
+    """ASGI middleware that answers 403 to requests of web pages and to unknown host names.
 
     Args:
-        app: What it protects.
-        hosts: Names that `Host` may have beside those of loopback.
-        origins: Origins of the pages that may send requests.
+        app: The application to protect.
+        hosts: Names that `Host` may have besides those of loopback.
+        origins: Origins of the web pages that may send requests.
 
     Raises:
-        BootError: A host or an origin is none.
+        BootError: A host or an origin is malformed.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], origins: Iterable[str]) -> None:
         self._app = app
-        self._hosts = {*LOOPBACK_NAMES, *map(_host, hosts)}
-        self._origins = set(map(_origin, origins))
+        self._hosts = {*LOOPBACK_NAMES, *map(_parsed_host, hosts)}
+        self._origins = set(map(_parsed_origin, origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request on, or answer it with 403."""
         reason = self._refusal(Headers(scope=scope)) if scope["type"] == "http" else None
         answer = JSONResponse({"error": reason}, 403) if reason else self._app
         await answer(scope, receive, send)
@@ -62,17 +64,17 @@ class LocalAccess:
                 f"Origin must be allowed, got {origin[:80]!r}; without an API key the server "
                 "answers to the web pages of --allow-origin only"
             )
-        # Images, links and the like come without `Origin`.
+        # Browsers request images and links without `Origin`.
         if not origin and headers.get("Sec-Fetch-Site", "none") not in {"none", "same-origin"}:
             return "without an API key the server answers to no link or image of a web page"
         return None
 
 
 async def require_json(request: Request) -> None:
-    """Admit a body only if it is declared as JSON; any page may send text or a form unasked.
+    """Accept a body only if it is declared as JSON: other types need no preflight request.
 
     Raises:
-        ApiError: It is declared otherwise.
+        ApiError: The body has another content type.
     """
     headers = request.headers
     kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -82,14 +84,14 @@ async def require_json(request: Request) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches what is bound to `host`."""
+    """Tell whether a socket bound to `host` can be reached from this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def _host(name: str) -> str:
+def _parsed_host(name: str) -> str:
     written = name.lower()
     with suppress(ValueError):
         written = f"[{written}]" if ip_address(name).version == IPV6 else written
@@ -99,7 +101,7 @@ def _host(name: str) -> str:
     return written
 
 
-def _origin(origin: str) -> str:
+def _parsed_origin(origin: str) -> str:
     if not ORIGIN.fullmatch(origin):
         raise BootError(f"--allow-origin must be such as http://localhost:3000, got {origin!r}")
     return origin.lower()

@@ -1,4 +1,7 @@
-"""A client's connection: uvicorn's, with a limit on how long and how many may stay half-open."""
+"""A client's connection, which is closed if it stays half-open for too long.
+
+It extends uvicorn's protocol. Knows when requests arrive; does not know what they contain.
+"""
 
 import asyncio
 import logging
@@ -6,68 +9,69 @@ import resource
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-READ_SECONDS = 60.0
-"""How long a whole request may take to arrive: 20 MiB at 3 Mbit/s. A choice."""
+READ_TIMEOUT_SECONDS = 60.0
+"""How long a whole request may take to arrive, such as 20 MiB at 3 Mbit/s. A choice."""
 
-MOST_CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
-"""Half of the files that the process may have open, for the database needs some, and so on."""
+MAX_CONNECTIONS = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+"""At most half of the files that the process may have open; the database needs some too."""
 
-BACKLOG = max(1, MOST_CONNECTIONS // 8)
-"""Connections that asyncio accepts in one go. Several times as many are open before the first can
-make room; were no file left then, asyncio would retry without a pause and block the server."""
+BACKLOG = max(1, MAX_CONNECTIONS // 8)
+"""Connections that asyncio accepts at once. Several times as many are open before the first one
+can be closed; if no file were left then, asyncio would retry without a pause and block the server.
+"""
 
 log = logging.getLogger("kontext")
 
 
 class Connection(HttpToolsProtocol):
-    """One connection, which must send its requests in time.
+    """One connection; it is closed unless its requests arrive in time.
 
     Attributes:
-        read_seconds: From its opening, or the answer to its last request, until the next request
-            has wholly arrived; then it is closed.
-        most: Connections at once; for one more, the one that has waited longest for a request is
-            closed.
+        read_timeout_seconds: Time from the connection's start, or from the answer to its last
+            request, until the whole next request must have arrived.
+        max_connections: Number of connections that may be open; for a further one, the one that
+            has waited longest for a request is closed.
     """
 
-    read_seconds = READ_SECONDS
-    most = MOST_CONNECTIONS
+    read_timeout_seconds = READ_TIMEOUT_SECONDS
+    max_connections = MAX_CONNECTIONS
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for its first request."""
+        """Start the timeout of the first request."""
         super().connection_made(transport)
-        self._await_request()
-        if len(self.connections) > self.most:
+        self._start_timeout()
+        if len(self.connections) > self.max_connections:
             self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End its deadline with it."""
-        self._stop_waiting()
+        """Stop the timeout."""
+        self._stop_timeout()
         super().connection_lost(exc)
 
     def on_message_complete(self) -> None:
-        """Grant a request that has arrived all the time that its answer takes."""
+        """Stop the timeout while the request is answered."""
         super().on_message_complete()
-        if not self.cycle.response_complete:  # else this is the rest of what was refused
-            self._stop_waiting()
+        if not self.cycle.response_complete:  # else this is the rest of a refused request
+            self._stop_timeout()
 
     def on_response_complete(self) -> None:
-        """Begin to wait for the next request."""
+        """Start the timeout of the next request."""
         super().on_response_complete()
-        self._await_request()
+        self._start_timeout()
 
-    def _await_request(self) -> None:
-        self._stop_waiting()
-        self._deadline = self.loop.call_later(self.read_seconds, self._give_up)
+    def _start_timeout(self) -> None:
+        self._stop_timeout()
+        self._deadline = self.loop.call_later(self.read_timeout_seconds, self._close_half_open)
 
-    def _stop_waiting(self) -> None:
+    def _stop_timeout(self) -> None:
         if self._deadline:
             self._deadline.cancel()
             self._deadline = None
 
-    def _give_up(self) -> None:
+    def _close_half_open(self) -> None:
         log.debug("a connection is closed: it sent no whole request")
-        self._stop_waiting()  # it counts until the loop has closed it, but makes room only once
+        self._stop_timeout()  # so that `_make_room` does not choose it again
         self.transport.abort()
 
     def _make_room(self) -> None:
@@ -76,14 +80,15 @@ class Connection(HttpToolsProtocol):
             for other in self.connections
             if isinstance(other, Connection) and other._deadline
         ]
-        min(waiting)[2]._give_up()
+        min(waiting)[2]._close_half_open()
 
 
-def limited_connection(read_seconds: float, most: int) -> type[Connection]:
-    """Return the protocol with other limits."""
+def connection_with_limits(read_timeout_seconds: float, max_connections: int) -> type[Connection]:
+    """Return a connection class with other limits."""
 
     class Limited(Connection):
         pass
 
-    Limited.read_seconds, Limited.most = read_seconds, most
+    Limited.read_timeout_seconds = read_timeout_seconds
+    Limited.max_connections = max_connections
     return Limited

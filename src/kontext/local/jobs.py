@@ -1,4 +1,7 @@
-"""A job as clients and workers see it, and what a client may ask of it."""
+"""A job's states, and the body that a client submits it with.
+
+Knows what Runpod documents of both; does not know how a job is stored or run.
+"""
 
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -16,7 +19,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 SECOND = 1000
-"""Milliseconds, the unit of everything in Runpod's API."""
+"""A second in milliseconds, the unit of Runpod's API."""
 
 DAY = 86_400 * SECOND
 
@@ -34,13 +37,13 @@ class Status(StrEnum):
     TIMED_OUT = "TIMED_OUT"
 
     @property
-    def final(self) -> bool:
-        """Whether nothing but a retry can change it."""
+    def is_final(self) -> bool:
+        """Whether a job in this state has ended; only a retry changes it then."""
         return self not in {Status.IN_QUEUE, Status.IN_PROGRESS}
 
 
 class InvalidBody(Exception):
-    """A request's body is not what Runpod documents; the sentence says where."""
+    """A body breaks Runpod's documented format; the sentence names the field."""
 
 
 class Policy(BaseModel):
@@ -67,10 +70,10 @@ class Submission(BaseModel):
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
-        """Read a request's body.
+        """Parse a request's body.
 
         Raises:
-            InvalidBody: It is not JSON, or breaks the documented shape.
+            InvalidBody: The body is not JSON, or breaks the documented format.
         """
         try:
             return cls.model_validate(json_object(body))
@@ -79,13 +82,13 @@ class Submission(BaseModel):
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object that can be written again.
+    """Parse a JSON object strictly, so that it can be sent to clients again.
 
-    Python's own parser lets pass what would make an answer invalid: NaN, 1e400, half of a
-    surrogate pair.
+    Python's own parser accepts values that no answer may contain: NaN, 1e400, half of a surrogate
+    pair.
 
     Raises:
-        InvalidBody: It is none.
+        InvalidBody: The body is not a JSON object.
     """
     try:
         return _OBJECT.validate_python(from_json(body, allow_inf_nan=False))

@@ -1,116 +1,131 @@
-"""The durable queue: jobs in SQLite, so that a restart loses none.
+"""The durable queue: jobs in a SQLite file, so that a restart of the server loses none.
 
-Every method is one transaction and one step of a job. Times are seconds since the epoch. It knows
-nothing of HTTP, processes or waiting.
+Each method is one transaction. Times are in seconds since the epoch. Knows the file and the steps
+of a job; does not know HTTP, processes or who waits for a job.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, or_
+from sqlalchemy import URL, create_engine, event
+from sqlalchemy.exc import DatabaseError
+from sqlalchemy.orm import Session
 
-from kontext.local import queries
-from kontext.local.database import Database
+from kontext.local import job_table
+from kontext.local.dead_worker_retries import may_run_together, requeue_or_fail
+from kontext.local.job_table import IS_RUNNING, IS_WAITING, Job, find_job, find_running_job
 from kontext.local.jobs import Status, Submission
-from kontext.local.queries import RUNS, WAITS
-from kontext.local.record import Job, Payload
+from kontext.local.queue_unavailable import QueueUnavailable
 
-MOST_DEATHS = 3
-"""Workers that may die under a job before it is given up."""
-
-GIVEN_UP = f"The job was given up: {MOST_DEATHS} workers died that had taken it"
-TOO_LONG = "executionTimeout exceeded"
+LOCK_TIMEOUT_SECONDS = 0.5
+"""How long a transaction waits while another process locks the file; it blocks the server."""
 
 
 class Store:
-    """The queue's database.
+    """The queue's file; every method and `transaction` may raise QueueUnavailable.
 
     Args:
-        path: Its file; made when it does not exist.
-        clock: Tells the time.
+        path: Path of the file; created if there is none.
+        clock: A function that returns the current time.
+
+    Raises:
+        QueueUnavailable: The file cannot be opened.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._database = Database(path)
-        self._transaction = self._database.transaction
-        self._now = clock
+        url = URL.create("sqlite", database=str(path))
+        self._engine = create_engine(url, connect_args={"timeout": LOCK_TIMEOUT_SECONDS})
+        event.listen(self._engine, "connect", _set_durability)
+        self.now = clock
+        with _translated_errors():
+            job_table.Base.metadata.create_all(self._engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Commit at the end of the block; the objects that it loaded stay readable.
+
+        Raises:
+            QueueUnavailable: Nothing was changed.
+        """
+        with (
+            _translated_errors(),
+            Session(self._engine, expire_on_commit=False) as session,
+            session.begin(),
+        ):
+            yield session
+
+    def close(self) -> None:
+        """Close the file."""
+        self._engine.dispose()
 
     def add(self, submission: Submission, sync: bool) -> Job:
         """Queue a job and return it."""
-        job = Job.queued(submission, sync, self._now())
-        with self._transaction() as session:
+        job = Job.from_submission(submission, sync, self.now())
+        with self.transaction() as session:
             session.add(job)
         return job
 
     def get(self, job_id: str) -> Job | None:
-        """Return a job, or nothing when it is unknown or forgotten."""
-        with self._transaction() as session:
-            return queries.known(session, job_id)
-
-    def limit(self, job_id: str, seconds: float) -> None:
-        """Let a job live no longer than `seconds` from now."""
-        with self._transaction() as session:
-            if job := queries.known(session, job_id):
-                job.expires = self._now() + seconds
+        """Return a job, or `None` if it is unknown or was deleted."""
+        with self.transaction() as session:
+            return find_job(session, job_id)
 
     def take(self, worker: str) -> Job | None:
-        """Hand the next job to a worker: by priority, then by arrival.
-
-        A job whose worker died may have killed it. It is handed to a worker that has no other, and
-        that gets no other, or it would take those along and have them given up.
-        """
-        with self._transaction() as session:
-            job, deaths = queries.next_in_turn(session), queries.most_deaths(session, worker)
-            if job is None or (deaths is not None and max(deaths, job.deaths) > 0):
+        """Assign the next job to a worker, by priority and then by arrival, and return it."""
+        with self.transaction() as session:
+            job = job_table.next_waiting_job(session)
+            deaths = job_table.most_deaths(session, worker)
+            if job is None or not may_run_together(job, deaths):
                 return None
-            job.start(worker, self._now())
+            job.start(worker, self.now())
             return job
 
-    def progress(self, job_id: str, worker: str, output: object) -> None:
-        """Note what a worker says while it runs the job; ignored from any other worker."""
-        with self._transaction() as session:
-            if job := queries.running(session, job_id, worker):
+    def record_progress(self, job_id: str, worker: str, output: object) -> None:
+        """Show `output` while the job runs; ignored unless this worker runs the job."""
+        with self.transaction() as session:
+            if job := find_running_job(session, job_id, worker):
                 job.answer = {"output": output}
 
-    def stream(self, job_id: str, worker: str, chunk: object) -> None:
-        """Keep a generator's chunk until a client reads it."""
-        with self._transaction() as session:
-            if job := queries.running(session, job_id, worker):
+    def add_chunk(self, job_id: str, worker: str, chunk: object) -> None:
+        """Keep a generator's chunk until a client reads it; ignored as in `record_progress`."""
+        with self.transaction() as session:
+            if job := find_running_job(session, job_id, worker):
                 job.chunks = [*job.chunks, chunk]
 
-    def read_stream(self, job_id: str) -> tuple[Job, list[Any]] | None:
-        """Return the job and the chunks that nobody has read yet."""
-        with self._transaction() as session:
-            if not (job := queries.known(session, job_id)):
+    def read_chunks(self, job_id: str) -> tuple[Job, list[Any]] | None:
+        """Return a job and the chunks that no client has read yet."""
+        with self.transaction() as session:
+            if not (job := find_job(session, job_id)):
                 return None
             chunks, job.chunks = job.chunks, []
             return job, chunks
 
     def finish(self, job_id: str, worker: str, answer: dict[str, Any]) -> bool:
-        """Record a result, once, and only from the worker that has the job."""
-        with self._transaction() as session:
-            if not (job := queries.running(session, job_id, worker)):
+        """Record a result; return whether this worker was running the job, else do nothing."""
+        with self.transaction() as session:
+            if not (job := find_running_job(session, job_id, worker)):
                 return False
             status = Status.FAILED if "error" in answer else Status.COMPLETED
-            job.end(status, answer, self._now())
+            job.end(status, answer, self.now())
             return True
 
     def cancel(self, job_id: str) -> tuple[Job, bool] | None:
-        """End a job that has not ended; also tell whether a worker must be stopped."""
-        with self._transaction() as session:
-            if not (job := queries.known(session, job_id)):
+        """Cancel a job unless it has ended; return it, and whether it was running."""
+        with self.transaction() as session:
+            if not (job := find_job(session, job_id)):
                 return None
-            running = job.status == Status.IN_PROGRESS
-            if not job.status.final:
-                job.end(Status.CANCELLED, {}, self._now())
-            return job, running
+            was_running = job.status == Status.IN_PROGRESS
+            if not job.status.is_final:
+                job.end(Status.CANCELLED, {}, self.now())
+            return job, was_running
 
     def retry(self, job_id: str) -> tuple[Job, bool] | None:
-        """Queue a failed job anew; also tell whether it was one."""
-        with self._transaction() as session:
-            if not (job := queries.known(session, job_id)):
+        """Requeue a failed or timed out job; return it, and whether it was one."""
+        with self.transaction() as session:
+            if not (job := find_job(session, job_id)):
                 return None
             if retried := job.status in {Status.FAILED, Status.TIMED_OUT}:
                 job.requeue()
@@ -118,81 +133,68 @@ class Store:
             return job, retried
 
     def purge(self) -> list[str]:
-        """Cancel every job that waits; return their ids."""
-        with self._transaction() as session:
-            jobs = queries.matching(session, WAITS)
+        """Cancel every waiting job; return their ids."""
+        with self.transaction() as session:
+            jobs = job_table.find_jobs(session, IS_WAITING)
             for job in jobs:
-                job.end(Status.CANCELLED, {}, self._now())
+                job.end(Status.CANCELLED, {}, self.now())
             return [job.id for job in jobs]
 
     def release(self, worker: str, died: bool) -> list[str]:
-        """Take its jobs back from a worker that has ended, told to or not; return their ids."""
-        with self._transaction() as session:
-            jobs = queries.matching(session, RUNS, Job.worker == worker)
+        """Requeue or fail the jobs of a worker that has ended; return their ids."""
+        with self.transaction() as session:
+            jobs = job_table.find_jobs(session, IS_RUNNING, Job.worker == worker)
             for job in jobs:
-                job.deaths += died
-                if job.deaths < MOST_DEATHS:
-                    job.requeue()
-                else:
-                    job.end(Status.FAILED, {"error": GIVEN_UP}, self._now())
+                requeue_or_fail(job, died, self.now())
             return [job.id for job in jobs]
 
-    def release_all(self) -> None:
-        """Take back what a former server had handed out: its workers ended because it did."""
-        with self._transaction() as session:
-            for job in queries.matching(session, RUNS):
+    def requeue_running(self) -> None:
+        """Requeue the jobs of a former server, whose workers ended when it did."""
+        with self.transaction() as session:
+            for job in job_table.find_jobs(session, IS_RUNNING):
                 job.requeue()
 
-    def overdue(self) -> Sequence[Job]:
-        """End the jobs that ran longer than they may; return them."""
-        late = Job.started + Job.execution_timeout < self._now()
-        with self._transaction() as session:
-            jobs = queries.matching(session, RUNS, late)
-            for job in jobs:
-                job.end(Status.TIMED_OUT, {"error": TOO_LONG}, self._now())
-            return jobs
-
-    def forget(self) -> list[Job]:
-        """Delete what nobody may ask for any more; return what had not ended."""
-        gone = or_(Job.finished + Job.keep < self._now(), Job.expires < self._now())
-        with self._transaction() as session:
-            jobs = queries.matching(session, gone, Job.deliveries.is_(None))
-            sequences = [job.sequence for job in jobs]
-            session.execute(delete(Payload).where(Payload.job.in_(sequences)))
-            session.execute(delete(Job).where(Job.sequence.in_(sequences)))
-            return [job for job in jobs if not job.status.final]
-
     def counts(self) -> dict[str, int]:
-        """Count jobs by status, and `retried`."""
-        with self._transaction() as session:
-            return queries.counts(session)
+        """Return the number of jobs by status, and under `retried` that of all retries."""
+        with self.transaction() as session:
+            return job_table.count_by_status(session)
 
-    def waiting(self) -> int:
-        """Count the jobs that wait."""
-        with self._transaction() as session:
-            return queries.count_waiting(session)
+    def count_waiting(self) -> int:
+        """Return how many jobs wait."""
+        with self.transaction() as session:
+            return job_table.count_waiting(session)
 
     def running_workers(self) -> set[str]:
-        """Name the workers that have a job."""
-        with self._transaction() as session:
-            return {job.worker for job in queries.matching(session, RUNS) if job.worker}
+        """Return the ids of the workers that run a job."""
+        with self.transaction() as session:
+            return {job.worker for job in job_table.find_jobs(session, IS_RUNNING) if job.worker}
 
-    def undelivered(self) -> Sequence[Job]:
+    def due_webhooks(self) -> Sequence[Job]:
         """Return the jobs whose webhook is still to be called."""
-        with self._transaction() as session:
-            return queries.matching(session, Job.deliveries.is_not(None))
+        with self.transaction() as session:
+            return job_table.find_jobs(session, Job.deliveries.is_not(None))
 
-    def note_delivery(self, job: Job, attempts: int | None) -> None:
-        """Note how often a webhook was tried; `None` when it is done with.
+    def record_delivery(self, job: Job, attempts: int | None) -> None:
+        """Record how often a webhook was called; ignored if the job was retried since.
 
         Args:
-            job: As it was when it ended; if it was retried since, the note is void.
-            attempts: So many.
+            job: The job as it was when it ended.
+            attempts: The number of calls; `None` when no other is to be made.
         """
-        with self._transaction() as session:
-            if (now := queries.known(session, job.id)) and now.finished == job.finished:
+        with self.transaction() as session:
+            if (now := find_job(session, job.id)) and now.finished == job.finished:
                 now.deliveries = attempts
 
-    def close(self) -> None:
-        """Close the file."""
-        self._database.close()
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        raise QueueUnavailable(error.orig) from error
+
+
+def _set_durability(connection: Any, _record: object) -> None:  # noqa: ANN401 - the DB-API's
+    """Let every commit survive the death of the process, without waiting for the disk at each."""
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = NORMAL")

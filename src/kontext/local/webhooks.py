@@ -1,11 +1,13 @@
 """Calls the webhook of a job that has ended: three tries, ten seconds apart, as Runpod does.
 
-A webhook is an address that a client chose, so `ssrfguard` dials public addresses, loopback and
-the networks of `FETCH_ALLOWED_NETWORKS` alone. Only the status code of an answer is read.
+A client chooses the address, so `ssrfguard` connects to public addresses, to loopback and to the
+networks of `FETCH_ALLOWED_NETWORKS` only. Of an answer only the status code is read. Knows the
+request that a receiver gets; does not know why a job ended.
 """
 
 import asyncio
 import logging
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
@@ -15,26 +17,26 @@ from ssrfguard import BlockedAddressError, BlockedURLError, Policy
 from ssrfguard.httpx import AsyncClient
 
 from kontext.address_policy import address_policy
-from kontext.local.persistence import when_available
-from kontext.local.queue import WEBHOOKS, Queue
-from kontext.local.record import Job
+from kontext.local.job_table import Job
+from kontext.local.queue import DUE_WEBHOOKS, Queue
+from kontext.local.queue_unavailable import retry_until_available
 from kontext.settings import Settings
 
-TRIES = 3
-TRY_SECONDS = 10.0
-"""What one try may take, from the look-up of the name to the status code."""
+MAX_TRIES = 3
+PAUSE_SECONDS = 10.0
+TRY_TIMEOUT_SECONDS = 10.0
+"""How long one try may take, from the name's resolution to the status code."""
 
-AT_ONCE = 100
-"""How many webhooks are called at the same time."""
+MAX_CONCURRENT_CALLS = 100
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 log = logging.getLogger("kontext")
 
 
 def webhook_policy(settings: Settings) -> Policy:
-    """Return the policy of images' addresses, and with it loopback and every port.
+    """Return the address policy of images, extended by loopback and by every port.
 
-    The receiver of a developer listens on this machine, on a port such as 3000.
+    A developer's receiver listens on this machine, on a port such as 3000.
     """
     policy = address_policy(settings)
     networks = (*policy.allowed_networks, *LOOPBACK)
@@ -42,58 +44,59 @@ def webhook_policy(settings: Settings) -> Policy:
 
 
 class Webhooks:
-    """Delivers what the store says is due; deliveries outlive a restart with it.
+    """Calls the webhooks that are due; the store keeps count of the tries, also over a restart.
 
     Args:
         queue: The queue whose ended jobs are announced.
-        policy: Which addresses may be dialled.
-        pause: Seconds between two tries.
+        policy: The addresses that may be called.
+        pause_seconds: Time between two tries.
     """
 
-    def __init__(self, queue: Queue, policy: Policy, pause: float = 10.0) -> None:
+    def __init__(self, queue: Queue, policy: Policy, pause_seconds: float = PAUSE_SECONDS) -> None:
         self._queue = queue
         self._policy = policy
-        self._pause = pause
+        self._pause_seconds = pause_seconds
         self._under_way: set[str] = set()
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._turns = asyncio.Semaphore(MAX_CONCURRENT_CALLS)
 
     async def deliver(self) -> None:
-        """Deliver, for ever."""
-        # A proxy of the environment would resolve names itself, out of the policy's sight.
-        client = AsyncClient(policy=self._policy, timeout=TRY_SECONDS, trust_env=False)
+        """Call each webhook when it becomes due, until cancelled."""
+        # A proxy from the environment would resolve names itself, out of the policy's reach.
+        client = AsyncClient(policy=self._policy, timeout=TRY_TIMEOUT_SECONDS, trust_env=False)
         async with client, asyncio.TaskGroup() as deliveries:
             while True:
-                due = self._queue.store.undelivered
-                for job in await when_available(due, "looking for due webhooks"):
+                due = self._queue.store.due_webhooks
+                for job in await retry_until_available(due, "looking for due webhooks"):
                     if job.id not in self._under_way:
                         self._under_way.add(job.id)
                         deliveries.create_task(self._deliver(client, job))
-                await self._queue.signals.wait(WEBHOOKS, seconds=60)
+                await self._queue.notifier.wait(DUE_WEBHOOKS, seconds=60)
 
     async def _deliver(self, client: httpx.AsyncClient, job: Job) -> None:
-        for tried in range(job.deliveries or 0, TRIES):
+        for tried in range(job.deliveries or 0, MAX_TRIES):
             if tried:
-                await asyncio.sleep(self._pause)
-            # Before the try: an answer that ends this process must not be asked for for ever.
-            await self._note(job, tried + 1)
-            if await self._accepted(client, job):
+                await asyncio.sleep(self._pause_seconds)
+            # Before the call: one whose answer ends this process must not be made for ever.
+            await self._record_tries(job, tried + 1)
+            if await self._is_accepted(client, job):
                 break
         else:
-            log.warning("the webhook of %s did not answer 200 in %d tries", job.id, TRIES)
-        await self._note(job, None)
+            log.warning("the webhook of %s did not answer 200 in %d tries", job.id, MAX_TRIES)
+        await self._record_tries(job, None)
         self._under_way.discard(job.id)
-        self._queue.signals.send(WEBHOOKS)  # for a job that was retried, and ended again meanwhile
+        # The job may have been retried and have ended again meanwhile.
+        self._queue.notifier.notify(DUE_WEBHOOKS)
 
-    async def _note(self, job: Job, tries: int | None) -> None:
-        note = partial(self._queue.store.note_delivery, job, tries)
-        await when_available(note, "noting a webhook's delivery")
+    async def _record_tries(self, job: Job, tries: int | None) -> None:
+        record = partial(self._queue.store.record_delivery, job, tries)
+        await retry_until_available(record, "noting a webhook's delivery")
 
-    async def _accepted(self, client: httpx.AsyncClient, job: Job) -> bool:
+    async def _is_accepted(self, client: httpx.AsyncClient, job: Job) -> bool:
         try:
             async with (
                 self._turns,
-                asyncio.timeout(TRY_SECONDS),
-                client.stream("POST", str(job.webhook), json=job.envelope()) as answer,
+                asyncio.timeout(TRY_TIMEOUT_SECONDS),
+                _post(client, job) as answer,
             ):
                 return answer.status_code == httpx.codes.OK
         except (BlockedAddressError, BlockedURLError) as refused:
@@ -101,3 +104,8 @@ class Webhooks:
         except Exception as error:  # noqa: BLE001 - the receiver chooses what is raised
             log.info("the webhook of %s failed: %s", job.id, type(error).__name__)
         return False
+
+
+def _post(client: httpx.AsyncClient, job: Job) -> AbstractAsyncContextManager[httpx.Response]:
+    """Send the request that announces a job: all of its headers and its body are made here."""
+    return client.stream("POST", str(job.webhook), json=job.envelope())

@@ -1,7 +1,7 @@
-"""Runpod's SDK: which of its modes runs, the job loop, posting of results.
+"""Runs the worker under Runpod's SDK: which mode runs, the job loop, the posts of results.
 
-The only package that imports `runpod`. Knows how jobs arrive and how a worker ends; nothing of
-what an edit is.
+The only package that imports `runpod`. Knows how jobs arrive and how a worker shuts down; does not
+know what an edit is.
 
 May import: errors, logs, settings, jobs, worker, startup, inference.executor, runpod.
 """

@@ -1,6 +1,6 @@
-"""How long to pause after failures in a row, and how rarely to write of them.
+"""Pauses that grow with failures in a row, and a log that mentions failures once a minute.
 
-Knows neither HTTP nor Runpod; who retries, what and how often, is its callers' business.
+Does not know HTTP or Runpod; its callers decide what to retry and how often.
 """
 
 import logging
@@ -11,7 +11,7 @@ import time
 log = logging.getLogger("kontext")
 
 LOG_SECONDS = 60.0
-"""Seconds between two lines about failures of one kind."""
+"""Seconds between two log lines about failures of one kind."""
 
 
 class Backoff:
@@ -20,8 +20,8 @@ class Backoff:
     Half of each is random, so that many workers that fail together do not retry together.
 
     Args:
-        first: Seconds of the first pause, at most.
-        longest: Seconds of any pause, at most.
+        first: The first pause, in seconds, at most.
+        longest: Any later pause, in seconds, at most.
     """
 
     def __init__(self, first: float, longest: float) -> None:
@@ -29,34 +29,34 @@ class Backoff:
         self._longest = longest
 
     def pause(self) -> float:
-        """Return the seconds to pause after one more failure: half to all of the next pause."""
+        """Return how many seconds to pause after one more failure."""
         seconds = min(self._next, self._longest)
         self._next = seconds * 2
         return seconds * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
     def reset(self) -> None:
-        """Note a success: the next pause is a first one."""
+        """Start again with the first pause, after a success."""
         self._next = self._first
 
 
 class FailureLog:
-    """Writes the first failure at once, and then at most one line a minute, with their number.
+    """Logs the first failure at once, and then at most one line a minute with their number.
 
     Args:
-        what: What fails, in the plural, such as `polls for a job`.
-        seconds: Between two lines.
+        what: The name of what fails, in the plural, such as `polls for a job`.
+        seconds: The shortest time between two lines.
     """
 
     def __init__(self, what: str, seconds: float = LOG_SECONDS) -> None:
         self._what = what
         self._seconds = seconds
         self._failures = 0
-        self._written = -math.inf
+        self._logged_at = -math.inf
 
     def note(self, failure: str) -> None:
-        """Count a failure, and write of it and those before it when the minute is over."""
+        """Count a failure; log the count and this failure if the last line is old enough."""
         self._failures += 1
         now = time.monotonic()
-        if now - self._written >= self._seconds:
+        if now - self._logged_at >= self._seconds:
             log.warning("%s failed: %d, the last: %s", self._what, self._failures, failure)
-            self._failures, self._written = 0, now
+            self._failures, self._logged_at = 0, now

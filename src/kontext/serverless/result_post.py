@@ -1,7 +1,7 @@
-"""Posting results and progress to Runpod, through outages that last a few minutes.
+"""Posts results and progress to Runpod, through outages that last a few minutes.
 
-The SDK tries three times within three seconds and then drops the result: its job has been paid for
-in GPU time, and its caller waits until the job's timeout. What is posted is the SDK's business.
+The SDK tries three times within three seconds and then drops the result, although the job has used
+GPU time and its caller waits until the job's timeout. The SDK decides what is posted.
 """
 
 import asyncio
@@ -19,42 +19,42 @@ from runpod.serverless.modules import rp_http
 
 from kontext.serverless.backoff import Backoff, FailureLog
 
-RESULT_SECONDS = 300.0
-"""For how long a result is posted again and again, also after a SIGTERM: Runpod counts a job as
-timed out after 600 seconds by default, and by then nobody waits for the result."""
+RESULT_TIMEOUT_SECONDS = 300.0
+"""How long posting a result is retried, also after a SIGTERM. Runpod counts a job as timed out
+after 600 seconds by default, and then no client waits for the result."""
 
-ATTEMPT_SECONDS = 30.0
-"""What one attempt may take; a result has a few hundred bytes."""
+ATTEMPT_TIMEOUT_SECONDS = 30.0
+"""How long one attempt may take; a result has a few hundred bytes."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
-"""Seconds to pause after the first failed attempt, and after many in a row."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 5.0
+"""The pause after the first failed attempt, and after many in a row."""
 
 _HEADERS = {"charset": "utf-8", "Content-Type": "application/x-www-form-urlencoded"}
-"""As the SDK sends them; the body is JSON all the same."""
+"""What the SDK sends, although the body is JSON."""
 
 _SERVER_ERROR = HTTPStatus.INTERNAL_SERVER_ERROR
-"""The first of the statuses that blame the server."""
+"""The lowest status that means a failure of the server."""
 
 _failures = FailureLog("posts of results and progress")
 
 
 def retry_for_minutes() -> None:
-    """Make the SDK post everything by `post`."""
-    rp_http._transmit = post  # all its posts go through this one function
+    """Make the SDK send all its posts through `post`."""
+    rp_http._transmit = post  # the function that all its posts use
 
 
 async def post(
-    session: ClientSession, url: str, body: str, seconds: float = RESULT_SECONDS
+    session: ClientSession, url: str, body: str, seconds: float = RESULT_TIMEOUT_SECONDS
 ) -> None:
-    """Post `body`, again after each failure that may pass, for `seconds` at most.
+    """Post `body`; retry temporary failures for at most `seconds`.
 
     Raises:
-        ClientResponseError: Refused for good: a status of 400 to 499, but not 429.
-        ClientError: Every attempt has failed. The SDK writes one line about either.
+        ClientResponseError: The server refused it: a status of 400 to 499 other than 429.
+        ClientError: Every attempt failed. The SDK logs one line about either error.
     """
-    # Other jobs, which share the session, set theirs while this one pauses.
+    # Copied, because other jobs change the shared session's header while this one pauses.
     headers = {**_HEADERS, "X-Request-ID": session.headers.get("X-Request-ID", "")}
-    backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+    backoff = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS)
     try:
         async with asyncio.timeout(seconds):
             while (failure := await _failure_of_attempt(session, url, body, headers)) is not None:
@@ -67,12 +67,15 @@ async def post(
 async def _failure_of_attempt(
     session: ClientSession, url: str, body: str, headers: dict[str, str]
 ) -> Exception | None:
-    """Post once; return the failure, if it is one that may pass.
+    """Post once; return a temporary failure, or None after a success.
 
     Raises:
-        ClientError: It will not pass.
+        ClientError: The failure is permanent.
     """
-    options: dict[str, Any] = {"headers": headers, "timeout": ClientTimeout(ATTEMPT_SECONDS)}
+    options: dict[str, Any] = {
+        "headers": headers,
+        "timeout": ClientTimeout(ATTEMPT_TIMEOUT_SECONDS),
+    }
     try:
         async with session.post(url, data=body, raise_for_status=True, **options):
             return None

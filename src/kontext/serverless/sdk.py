@@ -1,8 +1,7 @@
-"""Runpod's SDK: which of its modes runs, the boot steps as its fitness checks, progress posts.
+"""Starts Runpod's SDK: chooses its mode, runs the boot as fitness checks, posts progress.
 
-Only this module, `kontext.serverless.job_loop`, `kontext.serverless.result_post` and
-`kontext.serverless.boot_failure` import `runpod`, and `kontext.logs.configure` must have run before
-them.
+`kontext.logs.configure` must have run before this module, or another of its package, imports
+`runpod`.
 """
 
 import os
@@ -20,8 +19,8 @@ from kontext.errors import BootError, SettingsError
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
 from kontext.jobs.progress import Progress
-from kontext.serverless.boot_failure import answering
-from kontext.serverless.job_loop import MOST_JOBS, take_jobs
+from kontext.serverless.boot_failure import as_fitness_check
+from kontext.serverless.job_loop import MAX_JOBS, install_job_loop
 from kontext.serverless.result_post import retry_for_minutes
 from kontext.settings import Settings
 from kontext.startup.boot import Boot
@@ -34,15 +33,17 @@ def start(settings: Settings, test_input: Path) -> None:
     """Boot the worker and hand the process to the SDK.
 
     Args:
-        settings: What the deployer set.
-        test_input: The job of a local run, when neither the command line nor the current
-            directory names another.
+        settings: The deployer's settings.
+        test_input: The file with the job of a local run, for when neither the command line nor
+            the current directory has one.
     """
-    arguments, _ = runpod.serverless.parser.parse_known_args()  # answers --help at once
+    arguments, _ = (
+        runpod.serverless.parser.parse_known_args()
+    )  # answers --help before anything is loaded
     boot = Boot(settings, post_progress)
     if _runs_the_loop(arguments):
         for step in boot.steps:
-            runpod.serverless.register_fitness_check(answering(step))
+            runpod.serverless.register_fitness_check(as_fitness_check(step))
     else:
         _boot_now(boot)
         _default_test_input(arguments, test_input)
@@ -50,9 +51,9 @@ def start(settings: Settings, test_input: Path) -> None:
 
 
 def refuse(error: SettingsError) -> None:
-    """Have the SDK report a wrong setting as a check that failed, and end the process.
+    """Make the SDK report a wrong setting as a failed check, and end the process.
 
-    Returns only where the SDK would take no jobs from Runpod, and so runs no checks.
+    Returns only where the SDK would fetch no jobs from Runpod and so runs no checks.
     """
 
     def settings() -> None:
@@ -60,35 +61,35 @@ def refuse(error: SettingsError) -> None:
 
     arguments, _ = runpod.serverless.parser.parse_known_args()
     if _runs_the_loop(arguments):
-        runpod.serverless.register_fitness_check(answering(settings))
+        runpod.serverless.register_fitness_check(as_fitness_check(settings))
         runpod.serverless.start({"handler": lambda _: {}})
 
 
 def hand_over(
     handler: Handler, prefetch: Prefetch, executor: GpuExecutor, shutdown_seconds: float
 ) -> None:
-    """Give the process to the SDK, which runs `handler` on jobs that it takes at `prefetch`.
+    """Hand the process to the SDK, which runs `handler` on each job that it fetches.
 
     Args:
-        handler: Runs one job.
-        prefetch: Says when another is wanted.
-        executor: Where `handler` edits; a worker whose executor hangs ends.
-        shutdown_seconds: What a worker that must end gets to finish its jobs.
+        handler: The function that runs one job.
+        prefetch: What says when the next job is to be fetched.
+        executor: The GPU thread that `handler` uses; if it hangs, the worker shuts down.
+        shutdown_seconds: How long a worker that shuts down may take to finish its jobs.
     """
-    take_jobs(prefetch, executor, shutdown_seconds)
+    install_job_loop(prefetch, executor, shutdown_seconds)
     retry_for_minutes()
-    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: MOST_JOBS})
+    runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: MAX_JOBS})
 
 
 async def post_progress(job: Job, progress: Progress) -> None:
-    """Post one update and return when it has landed; does nothing off Runpod."""
+    """Post one update and wait until it has arrived; do nothing outside of Runpod."""
     if "RUNPOD_WEBHOOK_POST_OUTPUT" in os.environ:
         async with AsyncClientSession() as session:
             await send_result(session, {"status": "IN_PROGRESS", "output": progress}, job)
 
 
 def _runs_the_loop(arguments: Namespace) -> bool:
-    """Tell whether the SDK will take jobs from Runpod; only then does it run fitness checks."""
+    """Return whether the SDK will fetch jobs from Runpod; only then does it run fitness checks."""
     local = arguments.rp_serve_api or arguments.test_input or "RUNPOD_REALTIME_PORT" in os.environ
     return "RUNPOD_WEBHOOK_GET_JOB" in os.environ and not local
 
@@ -102,7 +103,7 @@ def _boot_now(boot: Boot) -> None:
 
 
 def _default_test_input(arguments: Namespace, test_input: Path) -> None:
-    """Make a local run independent of the current directory, where alone the SDK looks."""
+    """Give a local run its job, because the SDK looks for one only in the current directory."""
     local_run = not (arguments.rp_serve_api or arguments.test_input)
     if local_run and not Path("test_input.json").exists():
         sys.argv += ["--test_input", test_input.read_text()]

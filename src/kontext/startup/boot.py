@@ -1,8 +1,8 @@
-"""From settings to a running worker: what must be there, what a stand-in may replace.
+"""Boots a worker step by step, from its settings until it can run jobs.
 
-On Runpod the steps run as the SDK's fitness checks, so that a failure marks the worker unhealthy by
-name, and `kontext.serverless.boot_failure` can tell a waiting caller; elsewhere they run before the
-job. torch and the weights are imported and loaded here, once, before the first job.
+On Runpod the steps run as the SDK's fitness checks: a failure marks the worker unhealthy by the
+step's name, and `kontext.serverless.boot_failure` fails a waiting job. Elsewhere they run before
+the job. torch is imported and the weights are loaded here, once.
 """
 
 import atexit
@@ -11,18 +11,15 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kontext.address_policy import address_policy
 from kontext.errors import BootError
 from kontext.images.fetch import ImageFetcher
-from kontext.inference import mode, weights
 from kontext.inference.executor import GpuExecutor
 from kontext.jobs.prefetch import Prefetch
-from kontext.settings import Settings, StandIn
-from kontext.startup import artifact_store, read_ahead
-from kontext.storage import embedded_bucket
+from kontext.settings import Settings
+from kontext.startup import artifact_store, garbage, imports, loading, stand_ins
 from kontext.storage.bucket import Bucket
 from kontext.worker import Job, PostProgress, Worker
 
@@ -35,11 +32,15 @@ log = logging.getLogger("kontext")
 
 
 class Boot:
-    """Collects a worker's collaborators, step by step.
+    """The steps of one boot, and the parts of the worker that they make.
 
     Args:
-        settings: What the deployer set.
-        post_progress: Tells Runpod how far a job is.
+        settings: The deployer's settings.
+        post_progress: Tells Runpod how many steps of a job are done.
+
+    Attributes:
+        prefetch: The tracker that says when the next job is to be fetched.
+        executor: The GPU thread.
     """
 
     def __init__(self, settings: Settings, post_progress: PostProgress) -> None:
@@ -52,96 +53,82 @@ class Boot:
         self._checker: SafetyChecker | None = None
         self._bucket: Bucket | None = None
         self._worker: Worker | None = None
-        self._imports = threading.Thread(
-            target=read_ahead.import_model, name="imports", daemon=True
-        )
+        self._imports: threading.Thread | None = None
         atexit.register(self._open_resources.close)
 
     @property
     def steps(self) -> list[Callable[[], None]]:
-        """What must succeed, in this order, before the first job; each raises `BootError`.
+        """The steps in their order; each raises `BootError` if the worker must not start.
 
-        The quicker comes first: the bucket takes a second, the weights take many.
+        The quick checks come first: the bucket takes a second, the weights take many.
         """
-        return [self.bucket, self.gpu, self.safety_checker, self.weights]
+        return [
+            self.pause_garbage_collection,
+            self.start_imports,
+            self.bucket,
+            self.finish_imports,
+            self.gpu,
+            self.safety_checker,
+            self.weights,
+            self.resume_garbage_collection,
+        ]
 
     async def run(self, job: Job) -> dict[str, Any]:
-        """Run one job; Runpod's handler."""
+        """Run one job; this is Runpod's handler."""
         if self._worker is None:
             self._worker = self._assemble()
         return await self._worker.run(job)
 
+    def pause_garbage_collection(self) -> None:
+        """Do not search for garbage while the boot makes objects that stay."""
+        garbage.pause()
+
+    def start_imports(self) -> None:
+        """Import torch on a thread, while the bucket answers."""
+        self._imports = imports.start()
+
     def bucket(self) -> None:
-        """Open the bucket and prove that it works; it answers while torch is imported."""
-        self._imports.start()
+        """Open the bucket and prove that it works."""
         settings = self._settings
-        named = settings.bucket_name or settings.bucket_endpoint_url
-        if self._replaced("bucket", bool(named), "BUCKET_NAME is not set"):
-            settings = self._embedded_bucket()
+        is_named = bool(settings.bucket_name or settings.bucket_endpoint_url)
+        if stand_ins.should_replace("bucket", settings, is_named, "BUCKET_NAME is not set"):
+            settings = stand_ins.start_embedded_bucket(self._open_resources)
         self._bucket = Bucket.from_settings(settings)
         self._bucket.check()
 
-    def gpu(self) -> None:
-        """Refuse a machine whose GPU cannot hold the mode, unless the stand-in needs none."""
-        if self._imports.ident is not None:
+    def finish_imports(self) -> None:
+        """Wait until torch is imported."""
+        if self._imports is not None:
             self._imports.join()
-        if self._model_is_real():
-            plan = self._plan()
+
+    def gpu(self) -> None:
+        """Refuse a machine whose GPU cannot hold the mode, unless the stand-in model runs."""
+        if not stand_ins.should_replace_model(self._settings):
+            plan = loading.plan(self._settings)
             log.info("mode %s: %s", plan.mode, plan)
 
+    def safety_checker(self) -> None:
+        """Load the safety checker; no worker starts without one."""
+        self._checker = loading.load_safety_checker(self._settings)
+
     def weights(self) -> None:
-        """Load the pipeline."""
-        from kontext.inference import model
+        """Load the model, compile it and warm it up."""
         from kontext.inference.editor import Editor
 
         settings = self._settings
-        if settings.production:
-            model.hide_progress_bars()
-        if self._model_is_real():
-            found = weights.find(settings.model_id, settings.model_path)
-            loaded = model.load(settings.model_id, found, self._plan())
-        else:
-            _banner("model", "a tiny one, which follows a few instructions such as 'make it sepia'")
-            loaded = model.load_stand_in()
-        loaded.pipeline.set_progress_bar_config(disable=settings.production)
+        loaded = loading.load_model(settings)
         self._editor = Editor(loaded, settings.true_cfg_scale)
-        if self._model_is_real():
+        if not stand_ins.should_replace_model(settings):
             self._compile(loaded, self._editor)
-        read_ahead.settle()
 
-    def safety_checker(self) -> None:
-        """Load the safety checker; without it nothing is served."""
-        from kontext.inference import safety
-
-        settings = self._settings
-        present = Path(settings.safety_model_path).is_dir()
-        missing = f"SAFETY_MODEL_PATH {settings.safety_model_path} is not a directory"
-        if self._replaced("safety", present, missing):
-            _banner("safety checker", "of the same class, built in code, that passes everything")
-            self._checker = safety.load_stand_in(settings.safety_threshold)
-            return
-        self._checker = safety.load(
-            settings.safety_model_path,
-            settings.safety_threshold,
-            settings.safety_second_opinion_path,
-            "cuda" if self._model_is_real() else "cpu",
-        )
-
-    def _plan(self) -> mode.Plan:
-        """Return how the mode is carried out on this machine's GPU.
-
-        Raises:
-            BootError: There is no GPU, or it cannot hold the mode.
-        """
-        from kontext.inference import model
-
-        settings = self._settings
-        return mode.choose(settings.mode, model.card(), settings.largest_generated.area)
+    def resume_garbage_collection(self) -> None:
+        """Search for garbage again, but not among the objects made at boot."""
+        garbage.resume()
 
     def _compile(self, loaded: "Model", editor: "Editor") -> None:
-        """Compile the transformer's blocks, or load what another worker has compiled.
+        """Compile the transformer's blocks, or load what another worker compiled, and warm up.
 
-        A stand-in on a laptop is not compiled: that takes a minute of C++.
+        The stand-in on a laptop is not compiled, because that takes a minute of C++.
         """
         from kontext.inference import acceleration
         from kontext.inference.compile_cache import CompileCache, identity
@@ -158,51 +145,19 @@ class Boot:
             cache.save()
 
     def _warm_up(self, editor: "Editor") -> None:
-        """Make and judge the usual edits on the thread that will run the jobs."""
+        """Make and check the usual edits; call it on the GPU thread."""
         from kontext.inference.warm_up import warm_up
 
         image = warm_up(editor)
         if self._checker is not None:
             self._checker.flags(image)
 
-    def _replaced(self, part: StandIn, present: bool, missing: str) -> bool:
-        """Tell whether a stand-in takes the place of `part`.
-
-        Raises:
-            BootError: It is missing in production, where nothing is replaced unasked.
-        """
-        if part in self._settings.stand_in:
-            return True
-        if present:
-            return False
-        if self._settings.production:
-            raise BootError(f"{missing} (or ask for the stand-in by name: STAND_IN={part})")
-        return True
-
-    def _model_is_real(self) -> bool:
-        """Tell whether weights are to be loaded onto a GPU."""
-        from kontext.inference import model
-
-        settings = self._settings
-        if "model" in settings.stand_in:
-            return False
-        if settings.production or settings.model_path:
-            return True
-        return model.has_gpu() and weights.present(settings.model_id)
-
-    def _embedded_bucket(self) -> Settings:
-        root = self._open_resources.enter_context(embedded_bucket.temporary_root())
-        environment = self._open_resources.enter_context(embedded_bucket.serve(root))
-        _banner("bucket", "an S3 server on loopback; its links die with this process")
-        return Settings.load(**{name.lower(): value for name, value in environment.items()})
-
     def _assemble(self) -> Worker:
         if self._editor is None or self._checker is None or self._bucket is None:
             raise BootError("a job arrived before the worker was ready")
-        source = ImageFetcher(address_policy(self._settings))
         return Worker(
             self._settings,
-            source,
+            ImageFetcher(address_policy(self._settings)),
             self._editor,
             self._checker,
             self._bucket,
@@ -210,7 +165,3 @@ class Boot:
             self.executor,
             self.prefetch,
         )
-
-
-def _banner(part: str, what: str) -> None:
-    log.warning("STAND-IN %s: %s", part, what)

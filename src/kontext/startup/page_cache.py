@@ -1,9 +1,9 @@
-"""Files -> the page cache: a program that has the kernel read ahead, and keeps nothing.
+"""Reads files into the kernel's page cache, and keeps nothing itself.
 
     python -m kontext.startup.page_cache FILE...
 
-Knows only the standard library, so that it starts at once. It only ever helps: whatever it cannot
-read is left to the reader proper, which knows how to complain.
+Imports only the standard library, so that it starts at once. It never raises: a file that it cannot
+read is skipped, and whatever loads the file later reports the error.
 """
 
 import mmap
@@ -14,19 +14,19 @@ from contextlib import suppress
 from pathlib import Path
 
 _READERS = 8
-"""Processes that read side by side, for a disk or a network that one does not saturate."""
+"""Processes that read in parallel, because one may not saturate a disk or a network."""
 
 _NICENESS = 10
-"""Whoever waits for the bytes still imports, and is not to wait for a core."""
+"""Low priority, so that the imports keep the CPU."""
 
 _BLOCK = 64 << 20
-"""Bytes that one of them reads before the next has its turn."""
+"""Bytes that one process reads at a time; the blocks of a file are dealt out in turn."""
 
-_SHARE = 0.9
-"""Of the memory that is available; the rest is for the process that needs the files."""
+_MEMORY_SHARE = 0.9
+"""The share of the available memory to fill; the process that loads the files needs the rest."""
 
 _POPULATE_READ = 22
-"""MADV_POPULATE_READ of Linux 5.14 and later: madvise(2). Python has no name for it."""
+"""MADV_POPULATE_READ of Linux 5.14 and later, see madvise(2); Python has no constant for it."""
 
 _MEMORY = Path("/proc/meminfo")
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -38,24 +38,24 @@ Block = tuple[Path, int, int]
 def read(files: Iterable[Path], memory: int | None = None) -> int:
     """Read `files` into the page cache, in this order.
 
-    Nothing is copied: reading into a buffer would need as much of a core as the imports do.
+    Nothing is copied, because reading into a buffer would use as much CPU time as the imports.
 
     Args:
-        files: Those that cannot be read are passed over.
-        memory: Bytes to read at most; what the machine can hold, if not given.
+        files: The files; those that cannot be read are skipped.
+        memory: The most bytes to read; by default what the machine can hold.
 
     Returns:
-        The number of bytes that were there to be read.
+        The number of bytes that were found to read.
     """
     blocks = list(_blocks(files, _available() if memory is None else memory))
-    readers = [_reader(blocks[first::_READERS]) for first in range(_READERS)]
+    readers = [_start_reader(blocks[first::_READERS]) for first in range(_READERS)]
     for process in readers:
         os.waitpid(process, 0)
     return sum(size for _, _, size in blocks)
 
 
 def _blocks(files: Iterable[Path], limit: int) -> Iterator[Block]:
-    """Yield every block of `files`, up to `limit` bytes of all."""
+    """Yield the blocks of `files`, up to `limit` bytes in all."""
     for path in files:
         with suppress(OSError):
             size = min(path.stat().st_size, limit)
@@ -64,8 +64,8 @@ def _blocks(files: Iterable[Path], limit: int) -> Iterator[Block]:
                 yield path, offset, min(_BLOCK, size - offset)
 
 
-def _reader(blocks: Iterable[Block]) -> int:
-    """Return the id of a new process that reads the blocks and ends."""
+def _start_reader(blocks: Iterable[Block]) -> int:
+    """Start a process that reads the blocks and exits; return its id."""
     process = os.fork()
     if process == 0:
         os.nice(_NICENESS)
@@ -82,21 +82,21 @@ def _populate(path: Path, offset: int, size: int) -> None:
         mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ, offset=offset) as mapped,
     ):
         mapped.madvise(_POPULATE_READ)
-        mapped[:: mmap.PAGESIZE]  # on a virtual machine the first touch of a page costs
+        mapped[:: mmap.PAGESIZE]  # on a virtual machine the first access to a page is slow
 
 
 def _available() -> int:
-    """Return the bytes that the page cache can take; 0 where Linux does not tell."""
+    """Return how many bytes the page cache can take; 0 if this is not Linux."""
     with suppress(OSError):
         fields = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
         machine = int(fields["MemAvailable"].split()[0]) * 1024
-        return int(_SHARE * min(machine, _container_limit() or machine))
+        return int(_MEMORY_SHARE * min(machine, _container_limit() or machine))
     return 0
 
 
 def _container_limit() -> int | None:
-    """Return the container's memory, page cache included; None: all of the machine's."""
-    with suppress(OSError, ValueError):  # "max" is no number
+    """Return the container's memory limit, page cache included, in bytes; None without a limit."""
+    with suppress(OSError, ValueError):  # the file says "max" without a limit
         return int(_CONTAINER_LIMIT.read_text())
     return None
 

@@ -1,6 +1,6 @@
-"""Results -> buckets -> presigned URLs of 7 days.
+"""Stores results in S3 buckets and returns presigned URLs that are valid for 7 days.
 
-Knows S3 stores, their settings and a caller's own bucket. Knows nothing of images, models or jobs.
+Knows S3 stores, their settings and a caller's own bucket. Does not know images, models or jobs.
 
 May import: errors, contract, settings, address_policy, threads, child_process.
 """

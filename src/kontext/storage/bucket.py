@@ -1,6 +1,6 @@
-"""Bytes -> the deployer's bucket -> a link of 7 days.
+"""Stores results in the deployer's bucket and returns links to them.
 
-Knows keys, links and how to prove at boot that they work; nothing of images or jobs.
+Knows uploads, links and how to check at boot that both work. Does not know images or jobs.
 """
 
 import asyncio
@@ -13,10 +13,11 @@ import httpx
 from botocore.exceptions import BotoCoreError, ClientError
 
 from kontext.errors import BootError, SettingsError, StorageError
-from kontext.settings import LONGEST_LINK, UPLOAD_TIMEOUT_SECONDS, Settings
+from kontext.settings import MAX_LINK_SECONDS, UPLOAD_TIMEOUT_SECONDS, Settings
 from kontext.storage import s3_client
-from kontext.storage.base import StoredFile
 from kontext.storage.location import Location
+from kontext.storage.object_key import object_key
+from kontext.storage.result_file import ResultFile
 from kontext.threads import DaemonThreads
 
 if TYPE_CHECKING:
@@ -24,20 +25,20 @@ if TYPE_CHECKING:
 
 NOT_STORED = "The edited image could not be stored"
 
-MOST_UPLOADS = 32
-"""Threads at once, those included that a bucket without an answer keeps after their time."""
+MAX_UPLOADS = 32
+"""Upload threads at once, including those that still wait for a bucket after their timeout."""
 
 
 class Bucket:
     """The deployer's bucket.
 
     Args:
-        client: From `kontext.storage.s3_client.connect`.
-        name: Of the bucket.
-        prefix: What every key begins with.
-        link_seconds: Life of a presigned link, 1..604800.
-        public_base_url: A CDN in front of the bucket; replaces presigning.
-        upload_timeout_seconds: What an upload may take in all.
+        client: A client of `kontext.storage.s3_client.connect`.
+        name: The bucket's name.
+        prefix: The beginning of every key.
+        link_seconds: The lifetime of a presigned link, 1 to 604,800 seconds.
+        public_base_url: The URL of a CDN in front of the bucket, used instead of presigned links.
+        upload_timeout_seconds: The time that an upload may take, retries included.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Bucket:
         client: "S3Client",
         name: str,
         prefix: str = "",
-        link_seconds: int = LONGEST_LINK,
+        link_seconds: int = MAX_LINK_SECONDS,
         public_base_url: str | None = None,
         upload_timeout_seconds: float = UPLOAD_TIMEOUT_SECONDS,
     ) -> None:
@@ -55,15 +56,15 @@ class Bucket:
         self._link_seconds = link_seconds
         self._public_base_url = public_base_url
         self._upload_seconds = upload_timeout_seconds
-        self._threads = DaemonThreads(MOST_UPLOADS)
+        self._threads = DaemonThreads(MAX_UPLOADS)
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Connect as the settings say.
+        """Open the bucket that the settings name.
 
         Raises:
-            SettingsError: They name no bucket, or one that cannot presign.
-            BootError: There are no credentials, or they die before a link does.
+            SettingsError: The settings name no bucket, or one that cannot presign.
+            BootError: There are no credentials, or they would expire before a link does.
         """
         location = Location.from_settings(settings)
         try:
@@ -79,8 +80,8 @@ class Bucket:
             settings.upload_timeout_seconds,
         )
 
-    async def store(self, file: StoredFile) -> str:
-        """Upload, and return a presigned link, or a public one with a random key."""
+    async def store(self, file: ResultFile) -> str:
+        """Upload a file; return a presigned link, or a public one with a random key."""
         key = self.key(file)
         try:
             async with asyncio.timeout(self._upload_seconds):
@@ -94,31 +95,31 @@ class Bucket:
         return self.link(key)
 
     def check(self) -> None:
-        """Prove at boot that a result can be written, linked and read by a stranger.
+        """Check that a file can be stored, and read back through its link without credentials.
 
         Raises:
-            BootError: It cannot; says which step failed.
+            BootError: A step failed; the sentence says which.
         """
-        # Each boot's own key: workers that boot at once would read each other's probe.
+        # A key for each boot: workers that boot at once would read each other's probe.
         name = f"boot-check-{secrets.token_hex(8)}"
-        probe = StoredFile(name, "txt", secrets.token_bytes(16), "text/plain", {})
+        probe = ResultFile(name, "txt", secrets.token_bytes(16), "text/plain", {})
         key = self.key(probe)
         try:
             self._put(probe, key)
         except (ClientError, BotoCoreError) as error:
             raise BootError(f"bucket {self._name} cannot be written: {error}") from error
         self._read_back(probe, key)
-        # A key that may not delete is no obstacle: the lifecycle rule removes the probe too.
+        # Credentials may lack the right to delete: the lifecycle rule removes the probe too.
         with contextlib.suppress(ClientError, BotoCoreError):
             self._client.delete_object(Bucket=self._name, Key=key)
 
-    def key(self, file: StoredFile) -> str:
-        """Name the object; a link without signature is guarded by 128 random bits alone."""
-        name = secrets.token_hex(16) if self._public_base_url else file.name
-        return f"{self._prefix}{name}.{file.extension}"
+    def key(self, file: ResultFile) -> str:
+        """Return the key to store `file` under, a new one each time if links are public."""
+        is_public = bool(self._public_base_url)
+        return object_key(file.job_id, file.extension, self._prefix, is_public=is_public)
 
-    def signed_upload(self, file: StoredFile, key: str) -> tuple[str, dict[str, str]]:
-        """Return a URL to PUT `file` to within 5 minutes, and its headers; dials nobody."""
+    def signed_upload(self, file: ResultFile, key: str) -> tuple[str, dict[str, str]]:
+        """Return a URL to PUT `file` to within 5 minutes, and the headers; opens no connection."""
         url = self._client.generate_presigned_url(
             "put_object", Params=self._parameters(file, key), ExpiresIn=300
         )
@@ -130,7 +131,7 @@ class Bucket:
         }
 
     def link(self, key: str) -> str:
-        """Return the link to hand out; dials nobody."""
+        """Return the link to a stored file; opens no connection."""
         if self._public_base_url:
             return f"{self._public_base_url.rstrip('/')}/{quote(key)}"
         return self._client.generate_presigned_url(
@@ -139,7 +140,7 @@ class Bucket:
             ExpiresIn=self._link_seconds,
         )
 
-    def _parameters(self, file: StoredFile, key: str) -> dict[str, Any]:
+    def _parameters(self, file: ResultFile, key: str) -> dict[str, Any]:
         return {
             "Bucket": self._name,
             "Key": key,
@@ -148,10 +149,10 @@ class Bucket:
             "Metadata": file.object_metadata,
         }
 
-    def _put(self, file: StoredFile, key: str) -> None:
+    def _put(self, file: ResultFile, key: str) -> None:
         self._client.put_object(Body=file.content, **self._parameters(file, key))
 
-    def _read_back(self, probe: StoredFile, key: str) -> None:
+    def _read_back(self, probe: ResultFile, key: str) -> None:
         try:
             answer = httpx.get(self.link(key), timeout=30, follow_redirects=True)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -164,7 +165,7 @@ class Bucket:
 
 
 def _connect(location: Location, settings: Settings) -> "S3Client":
-    session = s3_client.session_of(settings)
+    session = s3_client.deployer_session(settings)
     if settings.public_base_url is None and s3_client.uses_temporary_credentials(session):
         raise BootError(
             "the bucket's credentials are temporary (they carry a session token), so links "

@@ -1,7 +1,7 @@
-"""A real S3 server on loopback for a machine without a bucket: rclone's, with random keys.
+"""Runs a real S3 server, rclone's, on loopback, for development on a machine without a bucket.
 
-It checks signatures and serves presigned links like any store; it is for development, not for
-storing anything that matters.
+It checks signatures and serves presigned links like any S3 store; its keys are random. Do not keep
+anything of value in it.
 """
 
 import json
@@ -19,15 +19,15 @@ from kontext.child_process import child_server
 from kontext.errors import BootError
 
 NAME = "kontext"
-"""The bucket: the directory of this name below the server's root."""
+"""The bucket's name, and that of its directory below the server's root."""
 
 
 @contextmanager
 def temporary_root() -> Iterator[Path]:
-    """Make a directory for `serve`, which is removed after the block.
+    """Create a directory for `serve`, and remove it after the block.
 
     Raises:
-        BootError: The temporary directory cannot be written.
+        BootError: The system's temporary directory cannot be written.
     """
     try:
         directory = tempfile.TemporaryDirectory(prefix="kontext-")
@@ -41,39 +41,39 @@ def temporary_root() -> Iterator[Path]:
 
 
 @contextmanager
-def serve(root: Path, *flags: str, memory: Path | None = None) -> Iterator[dict[str, str]]:
+def serve(root: Path, *flags: str, state: Path | None = None) -> Iterator[dict[str, str]]:
     """Serve the directories under `root` as buckets while the block runs.
 
     Args:
-        root: An existing or new directory.
-        flags: More of `rclone serve s3`'s flags.
-        memory: File that keeps keys and port for the next time, so that links outlive a restart;
-            without it, or when the port is taken by then, they die with the block.
+        root: The directory, which is created if it does not exist.
+        flags: Further flags of `rclone serve s3`.
+        state: A file that keeps keys and port, so that links outlive a restart; without it, or if
+            another program has taken the port, links end with the block.
 
     Yields:
-        The environment that points a worker at the bucket `NAME`.
+        The environment variables with which a worker uses the bucket `NAME`.
 
     Raises:
         BootError: The server did not start.
     """
     (root / NAME).mkdir(parents=True, exist_ok=True)
-    environment = _load_state(memory) or _new()
+    environment = _load_state(state) or _new_environment()
     access, secret = environment["BUCKET_ACCESS_KEY_ID"], environment["BUCKET_SECRET_ACCESS_KEY"]
     command = [
         *(_rclone(), "--config", "/dev/null", "serve", "s3"),
-        *("--addr", _free(environment["BUCKET_ENDPOINT_URL"]), *flags, str(root)),
+        *("--addr", _free_address(environment["BUCKET_ENDPOINT_URL"]), *flags, str(root)),
     ]
-    # As a flag every user of the machine could read it; here rclone takes it for CSV.
+    # Every user of the machine could read a flag; rclone parses this variable as CSV.
     keys = {**os.environ, "RCLONE_AUTH_KEY": f'"{access},{secret}"'}
     with child_server(command, r"Starting s3 server on \[(https?://[^/\]]+)", keys) as address:
         environment["BUCKET_ENDPOINT_URL"] = address
-        if memory:
-            memory.touch(mode=0o600)
-            memory.write_text(json.dumps(environment))
+        if state:
+            state.touch(mode=0o600)
+            state.write_text(json.dumps(environment))
         yield environment
 
 
-def _new() -> dict[str, str]:
+def _new_environment() -> dict[str, str]:
     return {
         "BUCKET_ENDPOINT_URL": "http://127.0.0.1:0",
         "BUCKET_NAME": NAME,
@@ -82,15 +82,15 @@ def _new() -> dict[str, str]:
     }
 
 
-def _load_state(memory: Path | None) -> dict[str, str] | None:
-    """Return what was kept; nothing when that was never, or cut off."""
+def _load_state(state: Path | None) -> dict[str, str] | None:
+    """Return the environment of the last run; None without one, or if the file is damaged."""
     with suppress(OSError, ValueError):
-        return dict(json.loads(memory.read_text())) if memory else None
+        return dict(json.loads(state.read_text())) if state else None
     return None
 
 
-def _free(url: str) -> str:
-    """Return the address of `url`, with another port when its own is taken."""
+def _free_address(url: str) -> str:
+    """Return host and port of `url`, with port 0, for any free one, if its own is taken."""
     address = urlsplit(url)
     with suppress(OSError), socket.create_server((address.hostname, address.port)):
         return address.netloc

@@ -1,6 +1,6 @@
-"""Which bucket: name, region, endpoint and addressing style, from settings or endpoint URL.
+"""Finds out a bucket's name, region, endpoint and addressing style from settings or endpoint URL.
 
-Pure: opens no connection. What is done with the bucket is `kontext.storage.bucket`'s business.
+Pure: opens no connection. Does not know what is stored in the bucket.
 """
 
 import os
@@ -24,7 +24,7 @@ _OTHERS = (
         r"(?:(?P<bucket>.+)\.)?s3\.(?P<region>[a-z0-9-]+)\.(?:backblazeb2\.com|wasabisys\.com)"
     ),
 )
-"""Stores whose endpoints name the region, and perhaps the bucket; Runpod's SDK reads them too."""
+"""Stores whose endpoints name the region and perhaps the bucket, as Runpod's SDK accepts them."""
 
 _NETWORK_VOLUME = re.compile(r"(?:.+\.)?s3api-[a-z0-9-]+\.runpod\.io")
 
@@ -33,13 +33,13 @@ _DEFAULT_REGION = "us-east-1"
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A bucket's whereabouts.
+    """Where a bucket is.
 
     Attributes:
-        endpoint_url: None for AWS itself.
-        name: The bucket.
-        region: What SigV4 signs.
-        style: Whether the bucket is named in the path or in the host.
+        endpoint_url: The store's URL; None for AWS.
+        name: The bucket's name.
+        region: The region that signatures name.
+        style: Whether URLs name the bucket in their path or in their host.
     """
 
     endpoint_url: str | None
@@ -49,12 +49,12 @@ class Location:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Self:
-        """Combine the settings, what the endpoint URL says, and the usual `AWS_*` variables.
+        """Combine the settings, the endpoint URL and the usual `AWS_*` variables.
 
         Raises:
-            SettingsError: No bucket is named, or it is one that cannot presign.
+            SettingsError: No bucket is named, or the store cannot presign.
         """
-        return cls.of(
+        return cls.from_endpoint(
             settings.bucket_endpoint_url or _first_set("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
             settings.bucket_name,
             settings.bucket_region,
@@ -63,7 +63,7 @@ class Location:
         )
 
     @classmethod
-    def of(
+    def from_endpoint(
         cls,
         endpoint_url: str | None,
         name: str | None,
@@ -71,10 +71,10 @@ class Location:
         style: Literal["auto", "path", "virtual"] = "auto",
         fallback_region: str = _DEFAULT_REGION,
     ) -> Self:
-        """Combine single facts with what the endpoint URL says.
+        """Read the endpoint URL; a bucket name, region or style that is given has precedence.
 
         Raises:
-            SettingsError: No bucket is named, or it is one that cannot presign.
+            SettingsError: No bucket is named, or the store cannot presign.
         """
         parts = _split(endpoint_url) if endpoint_url else SplitResult("", "", "", "", "")
         host = parts.hostname or ""

@@ -1,6 +1,6 @@
-"""boto3 as every S3 store understands it: credentials, client, and what its errors mean.
+"""Connects boto3 to any S3 store, with timeouts and retries, and explains its errors.
 
-Knows nothing of files, keys and links; those are `kontext.storage.bucket`'s business.
+Knows credentials and the options that all stores understand. Does not know files, keys or links.
 """
 
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ _REASONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long to wait for a store: seconds for each answer, attempts in all."""
+class RetryPolicy:
+    """How often a request is sent to a store, and how long each attempt waits for its answer."""
 
-    seconds: float = 30
+    timeout_seconds: float = 30
     attempts: int = 4
 
 
 def open_session(access_key_id: str | None, secret: str | None) -> boto3.session.Session:
-    """Return a session; without keys, the usual `AWS_*` chain is asked.
+    """Open a session with the given keys, or with those that boto3 finds itself (`AWS_*`).
 
     Raises:
         BootError: There are no credentials.
@@ -52,8 +52,8 @@ def open_session(access_key_id: str | None, secret: str | None) -> boto3.session
     return session
 
 
-def session_of(settings: Settings) -> boto3.session.Session:
-    """Return the session of the deployer's bucket.
+def deployer_session(settings: Settings) -> boto3.session.Session:
+    """Open a session with the credentials of the deployer's bucket.
 
     Raises:
         BootError: There are no credentials.
@@ -65,40 +65,40 @@ def session_of(settings: Settings) -> boto3.session.Session:
 
 
 def uses_temporary_credentials(session: boto3.session.Session) -> bool:
-    """Tell whether the credentials carry a session token, and so die by themselves."""
+    """Tell whether the credentials have a session token, and so expire."""
     credentials = session.get_credentials()
     return bool(credentials and credentials.get_frozen_credentials().token)
 
 
 def connect(
-    location: Location, session: boto3.session.Session, patience: Patience = Patience()
+    location: Location, session: boto3.session.Session, retries: RetryPolicy = RetryPolicy()
 ) -> "S3Client":
-    """Return a client that every S3 store understands; thread-safe."""
+    """Return a client whose requests every S3 store understands. Thread-safe."""
     return session.client(
         "s3",
         endpoint_url=location.endpoint_url,
         region_name=location.region,
-        config=Config(**_options(location, patience)),
+        config=Config(**_options(location, retries)),
     )
 
 
-def _options(location: Location, patience: Patience) -> dict[str, Any]:
+def _options(location: Location, retries: RetryPolicy) -> dict[str, Any]:
     return {
         "signature_version": "s3v4",  # the default still presigns with SigV2 in some regions
         "s3": {"addressing_style": location.style},
-        "ignore_configured_endpoint_urls": True,  # the location has settled it
+        "ignore_configured_endpoint_urls": True,  # `Location` has read them
         # The newer default sends checksum trailers, which R2, B2 and others refuse.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "connect_timeout": 5,
-        "read_timeout": patience.seconds,
-        "retries": {"mode": "standard", "total_max_attempts": patience.attempts},
+        "read_timeout": retries.timeout_seconds,
+        "retries": {"mode": "standard", "total_max_attempts": retries.attempts},
         "tcp_keepalive": True,
     }
 
 
 def reason(error: ClientError | BotoCoreError) -> str:
-    """Say why an upload failed; names no bucket, host or key."""
+    """Say why an upload failed, without naming bucket, host or key."""
     match error:
         case ClientError():
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
