@@ -102,48 +102,64 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+PROGRAMS = {
+    "imports": IMPORTS,
+    "reading": READ,
+    "side by side": SIDE_BY_SIDE,
+    "plain": BASELINE,
+    "ours": OURS,
+    "request": REQUEST,
+    "nothing": "",
+}
+
+
 def _measure(checkpoint: Path, arguments: argparse.Namespace) -> None:
+    """Time every program, and print the medians as a table and as one line of JSON."""
     files = [path for path in checkpoint.rglob("*") if path.is_file()]
-    size = sum(path.stat().st_size for path in files if path.suffix == ".safetensors")
-    programs = {
-        "imports": IMPORTS,
-        "reading": READ,
-        "side by side": SIDE_BY_SIDE,
-        "plain": BASELINE,
-        "ours": OURS,
-        "request": REQUEST,
-        "nothing": "",
+    size = sum(path.stat().st_size for path in files if path.suffix == ".safetensors") / 1e9
+    median = _medians(checkpoint, files, arguments)
+    median["reading"] -= median["nothing"]
+    median["floor"] = max(median["imports"], median["reading"])
+    print(
+        f"{size:.2f} GB of weights, {os.cpu_count()} cores, cold: {arguments.cold} "
+        f"({_method(arguments.cold)}), medians of {arguments.repeat}\n\n{_table(median, size)}"
+    )
+    keys = {
+        "ready_s": "ours",
+        "baseline_ready_s": "plain",
+        "floor_s": "floor",
+        "imports_s": "imports",
+        "reading_s": "reading",
+        "side_by_side_s": "side by side",
+        "request_import_s": "request",
     }
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    print(json.dumps({key: round(median[name], 3) for key, name in keys.items()}))
+
+
+def _medians(
+    checkpoint: Path, files: list[Path], arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Return the median seconds of each program."""
+    seconds: dict[str, list[float]] = {name: [] for name in PROGRAMS}
     for _ in range(arguments.repeat):  # interleaved, so that other load disturbs all alike
-        for name, program in programs.items():
+        for name, program in PROGRAMS.items():
             _cool(files, arguments.cold)
             seconds[name].append(_in_process(program, str(checkpoint)))
-    median = {name: statistics.median(found) for name, found in seconds.items()}
-    reading = median["reading"] - median["nothing"]
-    floor = max(median["imports"], reading)
-    print(
-        f"{size / 1e9:.2f} GB of weights, {os.cpu_count()} cores, cold: {arguments.cold} "
-        f"({_method(arguments.cold)}), medians of {arguments.repeat}\n\n"
+    return {name: statistics.median(found) for name, found in seconds.items()}
+
+
+def _table(median: dict[str, float], gigabytes: float) -> str:
+    rate = gigabytes / median["reading"]
+    return (
         "| process start to | s |\n| --- | --- |\n"
         f"| imports done | {median['imports']:.2f} |\n"
-        f"| weights read, {size / 1e9 / reading:.2f} GB/s, no imports | {reading:.2f} |\n"
-        f"| floor, the larger of these | {floor:.2f} |\n"
+        f"| weights read, {rate:.2f} GB/s, no imports | {median['reading']:.2f} |\n"
+        f"| floor, the larger of these | {median['floor']:.2f} |\n"
         f"| both, side by side, and nothing else | {median['side by side']:.2f} |\n"
         f"| ready, plain `from_pretrained` | {median['plain']:.2f} |\n"
         f"| ready, ours | {median['ours']:.2f} |\n"
         f"| `kontext.contract.request` imported | {median['request']:.2f} |"
     )
-    found = {
-        "ready_s": round(median["ours"], 3),
-        "baseline_ready_s": round(median["plain"], 3),
-        "floor_s": round(floor, 3),
-        "imports_s": round(median["imports"], 3),
-        "reading_s": round(reading, 3),
-        "side_by_side_s": round(median["side by side"], 3),
-        "request_import_s": round(median["request"], 3),
-    }
-    print(json.dumps(found))
 
 
 def _in_process(program: str, *arguments: str) -> float:

@@ -1,4 +1,4 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and the count of hostile cases."""
 
 import os
 from collections import Counter
@@ -9,7 +9,7 @@ import pytest
 from tests.support.s3_server import WORKER_ACTIONS, Key, StrictServer, strict_server
 
 HOSTILE = ("fetches", "images", "s3Config values", "fuzzed inputs", "API abuses", "kills")
-"""Kinds of what may be done to a worker; a test of one has the mark `hostile` with its kind."""
+"""Kinds of hostile cases; a test of one has the mark `hostile` with its kind."""
 
 # Set before torch is imported, for this process and its children: tests run side by side.
 os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
@@ -44,7 +44,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide whatever this machine says about AWS, buckets and Runpod."""
+    """Remove this machine's settings of AWS, buckets and Runpod from the environment."""
     for name in list(os.environ):
         if name.startswith(("AWS_", "BUCKET_", "RUNPOD_", "PUBLIC_BASE_", "LINK_SECONDS")):
             monkeypatch.delenv(name)
@@ -74,7 +74,7 @@ def bucket_name(s3_server: StrictServer) -> str:
 
 @pytest.fixture
 def fresh_compiler() -> Iterator[None]:
-    """What other tests compiled is forgotten: it would count against the limit of recompiles."""
+    """Forget what other tests compiled, which would count against torch's limit of recompiles."""
     import torch  # noqa: PLC0415 - most test modules need no torch
     from torch._dynamo.utils import counters  # noqa: PLC0415
 

@@ -106,6 +106,26 @@ def launches(counted: dict[str, Any] | str, block: str) -> str:
     return "fails" if isinstance(counted, str) else str(sum(counted["launches"][block].values()))
 
 
+def print_header() -> None:
+    """Print the two lines above the table."""
+    print(
+        _COLUMNS.format("", "", "", "kernels", "a double", "kernels", "a single", "Triton", "bytes")
+    )
+    print(
+        _COLUMNS.format(
+            "card",
+            "blocks",
+            "attention",
+            "before",
+            "after",
+            "before",
+            "after",
+            "kernels",
+            "spilled",
+        )
+    )
+
+
 def report(case: Case, ours: dict[str, Any] | str, theirs: dict[str, Any] | str) -> bool:
     """Print the line of a case, and return whether it is as it should be."""
     print(
@@ -137,22 +157,7 @@ def main() -> None:
     parser.add_argument("cards", nargs="*", metavar="CARD", help=", ".join(CARDS))
     chosen = parser.parse_args().cards or list(CARDS)
     todo = [case for case in cases() if case.capability in chosen]
-    print(
-        _COLUMNS.format("", "", "", "kernels", "a double", "kernels", "a single", "Triton", "bytes")
-    )
-    print(
-        _COLUMNS.format(
-            "card",
-            "blocks",
-            "attention",
-            "before",
-            "after",
-            "before",
-            "after",
-            "kernels",
-            "spilled",
-        )
-    )
+    print_header()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         ours: dict[Case, Counting] = {}
         theirs: dict[Case, Counting] = {}

@@ -52,31 +52,37 @@ def set_conditioning(
         instructions: Number of instructions, which the pooled vector's first places name.
         hard: Numbers of the instructions that are done wholly or not at all.
     """
+    chosen = set(hard)
+    soft = [index for index in range(instructions) if index not in chosen]
     with torch.no_grad():
         embedder = transformer.time_text_embed
         for parameter in embedder.parameters():
             parameter.zero_()
-        sigmas = torch.cat([torch.linspace(0.015, 1, 3000), torch.logspace(-1.85, 0, 3000)])
-        wanted = _before_silu(_TIME_STRENGTH / sigmas)[:, None]
-        _fit(embedder.timestep_embedder, 1000 * sigmas, wanted, [TIME_UNIT], sigmas.double())
-        guidances = torch.linspace(0, 10, 4001)
-        curves = torch.stack([strength(guidances), hard_strength(guidances)], 1)
-        units = torch.zeros(2, instructions)
-        chosen = set(hard)
-        for index in range(instructions):
-            units[int(index in chosen), index] = 1
-        _fit(
-            embedder.guidance_embedder,
-            1000 * guidances,
-            _before_silu(STRENGTH * curves) @ units,
-            [*range(instructions)],
-            1 + 20 * torch.exp(-100 * guidances).double(),  # at 0 an edit must do nothing
-        )
-        soft = [index for index in range(instructions) if index not in chosen]
+        _set_time(embedder.timestep_embedder)
+        _set_guidance(embedder.guidance_embedder, instructions, chosen)
         _set_prompt(embedder.text_embedder, instructions, soft)
         out = transformer.norm_out.linear
         out.bias[:WIDTH] = -1
         out.weight[:WIDTH, TIME_UNIT] = 1 / _TIME_STRENGTH
+
+
+def _set_time(embedder: Part) -> None:
+    """Set the embedder of time so that its unit gives 1 / sigma."""
+    sigmas = torch.cat([torch.linspace(0.015, 1, 3000), torch.logspace(-1.85, 0, 3000)])
+    wanted = _before_silu(_TIME_STRENGTH / sigmas)[:, None]
+    _fit(embedder, 1000 * sigmas, wanted, [TIME_UNIT], sigmas.double())
+
+
+def _set_guidance(embedder: Part, instructions: int, hard: set[int]) -> None:
+    """Set the embedder of guidance so that each instruction's unit gives its strength."""
+    guidances = torch.linspace(0, 10, 4001)
+    curves = torch.stack([strength(guidances), hard_strength(guidances)], 1)
+    units = torch.zeros(2, instructions)
+    for index in range(instructions):
+        units[int(index in hard), index] = 1
+    wanted = _before_silu(STRENGTH * curves) @ units
+    weights = 1 + 20 * torch.exp(-100 * guidances).double()  # at 0 an edit must do nothing
+    _fit(embedder, 1000 * guidances, wanted, [*range(instructions)], weights)
 
 
 def set_spatial(transformer: FluxTransformer2DModel, difficult: Iterable[int]) -> None:

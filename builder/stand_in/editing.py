@@ -54,29 +54,69 @@ def train_edits(
     learnt = _learnt(transformer)
 
     def loss_of(step: int) -> torch.Tensor:
-        random = np.random.default_rng(seed * 1_000_003 + step)
-        rows, columns = _SIDES[step % len(_SIDES)]
-        images = TrainingImages(seed * 1_000_003 + step).batch(_COUNT, 16 * rows, 16 * columns)
-        names = random.choice(len(instructions.NAMES), _COUNT, p=_SHARES)
-        guidances = _guidances(random)
-        edited = _edited(images, names, guidances)
-        noise = torch.from_numpy(random.standard_normal((_COUNT, rows * columns, 64))).float()
-        sigmas = _sigmas(random).view(_COUNT, 1, 1)
-        reference, wanted = latents_of(vae, images), latents_of(vae, edited)
-        velocity: torch.Tensor = transformer(
-            hidden_states=torch.cat([(1 - sigmas) * wanted + sigmas * noise, reference], 1),
-            encoder_hidden_states=prompts.states.expand(_COUNT, -1, -1),
-            pooled_projections=prompts.pooled[torch.from_numpy(names)],
-            timestep=sigmas.flatten(),
-            guidance=guidances,
-            img_ids=torch.cat([_ids(0, rows, columns), _ids(1, rows, columns)]),
-            txt_ids=torch.zeros(prompts.states.shape[1], 3),
-            return_dict=False,
-        )[0][:, : rows * columns]
+        batch = _batch(vae, seed * 1_000_003 + step, *_SIDES[step % len(_SIDES)])
+        velocity = _velocity(transformer, prompts, batch)
         # The weight asks for the same precision of the image at every sigma.
-        return (sigmas * (velocity - (noise - wanted))).square().mean()
+        return (batch.sigmas * (velocity - (batch.noise - batch.wanted))).square().mean()
 
     Stage("edits", transformer, learnt, 4e-3, steps, folder).run(loss_of)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """The edits of one step.
+
+    Attributes:
+        reference: Packed latents of the images, count x tokens x 64.
+        wanted: Packed latents of the true edits, count x tokens x 64.
+        noise: Noise of the same shape.
+        sigmas: Share of the noise in each edit, count x 1 x 1.
+        names: Number of each edit's instruction.
+        guidances: Guidance of each edit.
+        ids: Positions of the tokens of target and reference, 2 * tokens x 3.
+    """
+
+    reference: torch.Tensor
+    wanted: torch.Tensor
+    noise: torch.Tensor
+    sigmas: torch.Tensor
+    names: torch.Tensor
+    guidances: torch.Tensor
+    ids: torch.Tensor
+
+
+def _batch(vae: AutoencoderKL, seed: int, rows: int, columns: int) -> _Batch:
+    """Draw edits of images with that many rows and columns of tokens."""
+    random = np.random.default_rng(seed)
+    images = TrainingImages(seed).batch(_COUNT, 16 * rows, 16 * columns)
+    names = random.choice(len(instructions.NAMES), _COUNT, p=_SHARES)
+    guidances = _guidances(random)
+    noise = torch.from_numpy(random.standard_normal((_COUNT, rows * columns, 64))).float()
+    return _Batch(
+        reference=latents_of(vae, images),
+        wanted=latents_of(vae, _edited(images, names, guidances)),
+        noise=noise,
+        sigmas=_sigmas(random).view(_COUNT, 1, 1),
+        names=torch.from_numpy(names),
+        guidances=guidances,
+        ids=torch.cat([_ids(0, rows, columns), _ids(1, rows, columns)]),
+    )
+
+
+def _velocity(transformer: FluxTransformer2DModel, prompts: Prompts, batch: _Batch) -> torch.Tensor:
+    """Return the transformer's prediction for the target's tokens, count x tokens x 64."""
+    noisy = (1 - batch.sigmas) * batch.wanted + batch.sigmas * batch.noise
+    predicted: torch.Tensor = transformer(
+        hidden_states=torch.cat([noisy, batch.reference], 1),
+        encoder_hidden_states=prompts.states.expand(_COUNT, -1, -1),
+        pooled_projections=prompts.pooled[batch.names],
+        timestep=batch.sigmas.flatten(),
+        guidance=batch.guidances,
+        img_ids=batch.ids,
+        txt_ids=torch.zeros(prompts.states.shape[1], 3),
+        return_dict=False,
+    )[0]
+    return predicted[:, : noisy.shape[1]]
 
 
 def latents_of(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` runs from end to end without a GPU, and loses nothing when it is cut off."""
+"""`benchmarks/gpu.py` runs from end to end without a GPU; if cut off, it keeps its figures."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ SPEED = {
 
 @pytest.fixture(scope="module")
 def speed_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Row]]:
-    """What measuring each plan's speed finds: by part, then by plan."""
+    """The rows of every plan's speed: by part, then by plan."""
     latents = tmp_path_factory.mktemp("latents")
     found: dict[str, dict[str, Row]] = {}
     for plan in "fast", "exact", "turbo", "eager":
@@ -56,13 +56,13 @@ def speed_rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where the JSON goes; its folder is not there yet."""
+    """The path of the JSON file; its folder does not exist yet."""
     return tmp_path / "results" / "gpu.json"
 
 
 @pytest.fixture
 def results(path: Path) -> Results:
-    """A file of an H100, with one row."""
+    """A results file of an H100, with one row."""
     results = Results(path, derive)
     results.set_machine(MACHINE)
     results.keep("rates", "attention: cuDNN", {"seconds": 0.004})
@@ -70,7 +70,7 @@ def results(path: Path) -> Results:
 
 
 def test_the_edit_is_the_same_in_every_call_and_process() -> None:
-    """Errors between plans would else be those between images."""
+    """Otherwise errors between plans would include differences between images."""
     first, second = (Subject.tiny().edit() for _ in range(2))
 
     assert first == second
@@ -93,7 +93,7 @@ def test_each_plan_is_measured_beside_eager_diffusers(
 def test_no_plan_is_compiled_again_and_each_repeats_itself(
     speed_rows: dict[str, dict[str, Row]],
 ) -> None:
-    """Over other sizes and prompts, with and without a negative one."""
+    """The other edits differ in size and prompt, with and without a negative prompt."""
     rows = speed_rows["speed"]
 
     assert {rows[mode]["recompiles"] for mode in get_args(Mode)} == {0}
@@ -121,8 +121,8 @@ def test_the_longest_kernels_of_one_step_are_named_with_their_share(
     assert 0 < profile["seconds"] < speed_rows["speed"]["fast"]["median_seconds"]
 
 
-def test_what_is_rounded_more_is_further_from_float32() -> None:
-    """In one step: bfloat16 by less than one in a hundred, 8 bits by more."""
+def test_coarser_rounding_gives_larger_errors_against_float32() -> None:
+    """In one step bfloat16 is off by less than one in a hundred, and 8 bits by more."""
     exact, turbo = (
         next(accuracy(Subject.tiny(), plan))[2]["step_error_float32"] for plan in ("exact", "turbo")
     )
@@ -133,7 +133,7 @@ def test_what_is_rounded_more_is_further_from_float32() -> None:
 
 @pytest.mark.timeout(600)  # four processes import torch, one after the other
 def test_the_boot_is_timed_cold_and_warm() -> None:
-    """Beside reading alone, and beside plain loading."""
+    """It is timed beside reading alone and plain loading."""
     rows = {name: row for _, name, row in boot(Subject.tiny())}
 
     assert list(rows) == [
@@ -145,8 +145,8 @@ def test_the_boot_is_timed_cold_and_warm() -> None:
     assert all(row["seconds"] > 0 for row in rows.values())
 
 
-def test_what_is_cut_off_is_kept_and_a_second_call_adds_to_it(path: Path) -> None:
-    """Killed after its first figures, as on a machine whose time is over."""
+def test_a_call_that_is_killed_keeps_its_figures_and_a_second_call_adds_to_them(path: Path) -> None:
+    """It is killed after its first figures, as on a machine whose lease ends."""
     command = [sys.executable, str(PROGRAM), "--tiny", "--out", str(path)]
     with subprocess.Popen(
         [*command, "rates"], stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -167,7 +167,7 @@ def test_what_is_cut_off_is_kept_and_a_second_call_adds_to_it(path: Path) -> Non
     assert "| eager |" in done.stdout
 
 
-def test_nothing_begins_after_the_time_is_over(path: Path) -> None:
+def test_no_task_is_started_after_the_time_limit(path: Path) -> None:
     command = [sys.executable, str(PROGRAM), "--tiny", "--out", str(path), "--minutes", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -178,7 +178,7 @@ def test_nothing_begins_after_the_time_is_over(path: Path) -> None:
     assert set(left_out.values()) == {"0 minutes were over"}
 
 
-def test_findings_are_added_to_the_rows_that_are_there(path: Path, results: Results) -> None:
+def test_findings_are_added_to_existing_rows(path: Path, results: Results) -> None:
     results.keep("speed", "fast", {"seconds": [5.0]})
     results.keep("speed", "fast", {"recompiles": 0})
     again = Results(path, derive).read()
@@ -188,7 +188,7 @@ def test_findings_are_added_to_the_rows_that_are_there(path: Path, results: Resu
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_what_was_left_out_is_no_longer_said_once_it_is_measured(results: Results) -> None:
+def test_a_reason_is_removed_once_the_row_is_measured(results: Results) -> None:
     results.leave_out("speed", "fast", "7 minutes were over")
     results.fail("speed", "exact", "its process was ended by signal 11")
     results.begin("speed", "fast")
@@ -224,7 +224,7 @@ def test_plain_diffusers_is_left_out_where_it_would_not_fit() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it would measure this GPU")
-def test_a_machine_without_a_gpu_is_told_so_in_one_sentence(path: Path) -> None:
+def test_on_a_machine_without_a_gpu_it_fails_with_one_sentence(path: Path) -> None:
     command = [sys.executable, str(PROGRAM), "--out", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
@@ -233,8 +233,8 @@ def test_a_machine_without_a_gpu_is_told_so_in_one_sentence(path: Path) -> None:
     assert not path.exists()
 
 
-def test_products_parted_and_joined_are_the_whole_of_the_linears() -> None:
-    """12 squares of the width a block."""
+def test_separate_and_joined_products_both_cover_all_linear_layers() -> None:
+    """Each block has weights of 12 times the width squared."""
     for counts in gpu_work.SEPARATE, gpu_work.JOINED:
         squares = sum(
             times * gpu_work.PRODUCTS[name][0] * gpu_work.PRODUCTS[name][1]
@@ -243,8 +243,8 @@ def test_products_parted_and_joined_are_the_whole_of_the_linears() -> None:
         assert squares == 12 * (gpu_work.DOUBLE_BLOCKS + gpu_work.SINGLE_BLOCKS)
 
 
-def test_the_floor_is_what_this_card_took_for_products_and_attention() -> None:
-    """The quicker way to part the products, and the quickest attention that the plan allows."""
+def test_the_floor_is_the_time_of_products_and_attention_on_this_card() -> None:
+    """The faster split of the products counts, and the fastest attention that the plan allows."""
     rates: dict[str, Row] = {
         "attention: cuDNN": {"seconds": 3e-3},
         "attention: FlashAttention 3": {"skipped": "not installed"},
@@ -294,7 +294,7 @@ def test_a_warm_boot_is_judged_without_the_reading_of_the_weights() -> None:
 
 
 def speed_row(seconds: float) -> Row:
-    """What is kept of a plan whose first job takes a fifth longer than the others."""
+    """Return the row of a plan whose first job takes a fifth longer than the others."""
     return {
         "median_seconds": seconds,
         "first_job_seconds": 1.2 * seconds,

@@ -1,4 +1,4 @@
-"""The comparison with the reference implementation, as far as it goes without a checkout of it."""
+"""The parts of the comparison with the reference implementation that need no checkout of it."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def transformer() -> FluxTransformer2DModel:
 def test_a_folder_that_is_no_checkout_is_refused_in_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It names the variable, what it must be, and what it was."""
+    """The sentence names the variable, what it must be, and what it was."""
     assert check.main([str(tmp_path)]) == 2
     assert capsys.readouterr() == (
         "",
@@ -29,7 +29,7 @@ def test_a_folder_that_is_no_checkout_is_refused_in_one_sentence(
 def test_every_weight_of_the_transformer_is_converted_there_and_back(
     transformer: FluxTransformer2DModel,
 ) -> None:
-    """None is left out, and none comes back changed."""
+    """No weight is left out, and none is changed by the conversion there and back."""
     ours = transformer.state_dict()
     rules = conversion.transformer_rules(double=1, single=1)
     theirs = conversion.to_theirs(ours, rules)
@@ -39,10 +39,10 @@ def test_every_weight_of_the_transformer_is_converted_there_and_back(
     assert all(torch.equal(returned[name], ours[name]) for name in ours)
 
 
-def test_joined_and_swapped_weights_lie_where_the_reference_has_them(
+def test_joined_and_swapped_weights_are_where_the_reference_has_them(
     transformer: FluxTransformer2DModel,
 ) -> None:
-    """Query, key and value are one matrix there; the last modulation is shift, then scale."""
+    """Query, key and value are one matrix there; the last modulation is shift before scale."""
     ours = transformer.state_dict()
     theirs = conversion.to_theirs(ours, conversion.transformer_rules(double=1, single=1))
     scale, shift = ours["norm_out.linear.weight"].chunk(2)
@@ -53,7 +53,7 @@ def test_joined_and_swapped_weights_lie_where_the_reference_has_them(
 
 
 def test_the_decoders_levels_are_counted_from_the_other_end() -> None:
-    """And what attends in its middle is a convolution of 1x1 there."""
+    """The attention in its middle is a 1x1 convolution there."""
     theirs = {
         "decoder.up.3.block.0.nin_shortcut.weight": torch.randn(4, 8, 1, 1),
         "decoder.mid.attn_1.proj_out.weight": torch.randn(4, 4, 1, 1),

@@ -1,4 +1,4 @@
-"""The stand-in's training: the same weights from the same seed, whatever interrupts it."""
+"""The stand-in's training gives the same weights from the same seed, even if interrupted."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ Weights = dict[str, torch.Tensor]
 
 
 class Interrupted(Exception):
-    """What a test raises amid a step."""
+    """Raised by a test within a training step."""
 
 
 def learn(folder: Path, seed: int = 0, interrupt_at: int | None = None) -> Weights:
-    """Start out from the seed, learn a few steps of editing, and return the transformer."""
+    """Train a few steps of editing from the seed, and return the transformer's weights."""
     folder.mkdir(exist_ok=True)
     pipeline = train.start(seed)
     transformer = pipeline.transformer
@@ -39,14 +39,14 @@ def same(one: Weights, other: Weights) -> bool:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """What a run in one go learns."""
+    """The weights of a run without interruption."""
     return learn(tmp_path_factory.mktemp("uninterrupted"))
 
 
 def test_a_run_goes_on_where_it_was_interrupted(
     uninterrupted: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And ends with the same weights, bit by bit."""
+    """It ends with the same weights, bit by bit."""
     monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", 0)
     with pytest.raises(Interrupted):
         learn(tmp_path, interrupt_at=2)
@@ -55,12 +55,12 @@ def test_a_run_goes_on_where_it_was_interrupted(
 
 
 def test_another_seed_learns_other_weights(uninterrupted: Weights, tmp_path: Path) -> None:
-    """The seed sets the start and all that is drawn."""
+    """The seed sets the initial weights and all random data."""
     assert not same(learn(tmp_path, seed=1), uninterrupted)
 
 
-def test_what_is_learnt_leaves_the_routes_as_they_were_set(uninterrupted: Weights) -> None:
-    """Where a token looks is no matter of learning."""
+def test_training_does_not_change_the_attention_routes(uninterrupted: Weights) -> None:
+    """Which tokens a token attends to is set before training."""
     start = train.start(0).transformer.state_dict()
 
     changed = {name for name in start if not torch.equal(start[name], uninterrupted[name])}

@@ -1,8 +1,8 @@
-"""As much of the Hugging Face Hub as `snapshot_download` asks for, served from a directory.
+"""Serve the part of the Hugging Face Hub that `snapshot_download` needs, from a directory.
 
-`ROOT/organisation/name/**` are the models' files; `--gated` models need the token, other tokens
-may not read them, and the token `expired` is none. Prints its address. For the tests and for
-`make image-check`, where the real Hub is out of reach.
+The models' files are at `ROOT/organisation/name/**`. `--gated` models need the token; other tokens
+may not read them, and the token `expired` is invalid. Prints its address. The tests and
+`make image-check` use it instead of the real Hub.
 """
 
 import argparse
@@ -19,7 +19,7 @@ _FILE = re.compile(r"/(?P<model>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<fil
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers like the Hub, error codes included; every revision is the same, but `0...0`."""
+    """Answers like the Hub, error codes included. Every revision exists except `0...0`."""
 
     root: ClassVar[Path]
     gated: ClassVar[list[str]]
@@ -50,7 +50,7 @@ class Hub(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815 - http.server's name
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
-        """Keep quiet."""
+        """Log nothing."""
 
     def _answer(self, content: bytes, etag: str, revision: str) -> None:
         self.send_response(200)
@@ -85,7 +85,7 @@ def _tree(model: Path) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Serve until ended."""
+    """Serve until the process is ended."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", type=Path)
     parser.add_argument("--gated", action="append", default=[])
