@@ -8,7 +8,12 @@ from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
-from kontext.contract.request import MAX_PROMPT_LENGTH, EditRequest, extension_fields
+from kontext.contract.request import (
+    MAX_PROMPT_LENGTH,
+    REQUIRED_TO_EDIT,
+    EditRequest,
+    extension_fields,
+)
 from kontext.contract.size import DEFAULT_SIDES
 from kontext.images.data_url import MEGABYTE
 from kontext.images.decode import FORMATS
@@ -152,7 +157,7 @@ def _json_type(name: str) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    if field.is_required():
+    if field.is_required() or field.json_schema_extra == REQUIRED_TO_EDIT:
         return "required"
     value: Any = field.default
     if isinstance(value, frozenset | tuple):

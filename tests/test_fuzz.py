@@ -201,6 +201,11 @@ NEAR = {
     "seed": st.sampled_from([-1, 0, 2**63 - 1, 2**63, -2, 1e300, 10**400, False]),
     "output_format": st.sampled_from(["png", "jpeg", "PNG", "webp", "", 1]),
     "enable_safety_checker": st.sampled_from([True, False, 0, "false", "no"]),
+    "task": st.sampled_from(["edit", "generate", "", "Edit", 1, ["edit"]]),
+    "output_quality": st.sampled_from([1, 100.0, 0, 101, "95", 10**400, True]),
+    "aspect_ratio": st.sampled_from(
+        ["1:1", "21:9", "9:21", "22:9", "0:0", "1:0", "९:९", "1:1\n", "16/9", 1.5, "9" * 99 + ":9"]
+    ),
 }
 
 ANYTHING = {name: st.one_of(JSON, near) for name, near in NEAR.items()}

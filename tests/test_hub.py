@@ -216,6 +216,7 @@ def test_hosts_have_the_driver_that_torch_needs() -> None:
 async def test_the_hubs_tests_need_no_network(test: HubTest) -> None:
     """Each input is valid and contains its image."""
     request = EditRequest.parse(test.input)
+    assert request.image is not None
     image = await ImageFetcher(address_policy(Settings())).fetch(request.image)
 
     assert unknown_keys(test.input) == []

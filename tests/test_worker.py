@@ -172,7 +172,9 @@ async def test_a_size_is_generated_within_the_areas_and_paid_for_as_delivered(
 
     assert str(editor.edits[0].size) == asked
     assert editor.edits[0].generated == generated
-    assert Size(*editor.edits[0].reference.size) == generated.grid
+    fitted = editor.edits[0].reference
+    assert fitted is not None
+    assert Size(*fitted.size) == generated.grid
     assert output["cost"] == round(megapixels * 0.03, 6)
     assert (metadata["size"], metadata["generated"]) == (asked, str(generated))
 
@@ -214,6 +216,17 @@ async def test_extensions_take_effect() -> None:
     assert Image.open(io.BytesIO(first.content)).format == "WEBP"
     assert Image.open(io.BytesIO(first.content)).size == (1568, 672)
     assert first.content != second.content
+
+
+async def test_generating_fetches_nothing() -> None:
+    """The editor gets no reference, and the file says that it was generated."""
+    editor = PaintingEditor()
+    bench = Bench(editor)
+    output = await bench.run(task="generate", image=None, aspect_ratio="1:1", size=None)
+
+    assert editor.edits[0].reference is None
+    assert bench.storage[0].metadata["task"] == "generate"
+    assert output["cost"] == 0.031457
 
 
 async def test_a_deployer_can_allow_more_steps_and_guidance() -> None:

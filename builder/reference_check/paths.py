@@ -91,6 +91,7 @@ class Theirs:
             noise_dtype: Precision in which the noise is drawn.
             fault: A deliberate fault, or None.
         """
+        assert edit.reference is not None  # noqa: S101 - the reference code is compared on edits
         height, width = edit.size.height, edit.size.width
         noise = self._sampling.get_noise(
             1, height, width, torch.device("cpu"), noise_dtype, edit.seed

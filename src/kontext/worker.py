@@ -130,17 +130,23 @@ class Worker:
 
     async def _prepare(self, request: EditRequest) -> Edit:
         areas = self._settings.areas
-        source = await self._fetcher.fetch(request.image, request.pixels(areas))
-        size = request.output_size(Size(*source.size), self._settings.sides)
+        source = None
+        if request.image is not None:
+            source = await self._fetcher.fetch(request.image, request.pixels(areas))
+        source_size = Size(*source.size) if source else None
+        size = request.output_size(source_size, self._settings.sides)
         generated = areas.generated(size)
         drawn = secrets.randbelow(MAX_DRAWN_SEED + 1)
         return Edit(
             request,
-            reference=await asyncio.to_thread(deliver_errors(reference.fit), source, generated),
+            reference=source and await self._fit(source, generated),
             size=size,
             generated=generated,
             seed=drawn if request.seed == -1 else request.seed,
         )
+
+    async def _fit(self, source: Image.Image, generated: Size) -> Image.Image:
+        return await asyncio.to_thread(deliver_errors(reference.fit), source, generated)
 
     async def _edit(
         self, edit: Edit, tracked: TrackedJob, reporter: ProgressReporter, timings: Timings
@@ -181,6 +187,7 @@ class Worker:
         request = edit.request
         provenance = Provenance(
             software=f"kontext {__version__}",
+            task=request.task,
             model=self._editor.model,
             revision=self._editor.revision,
             mode=self._editor.mode,

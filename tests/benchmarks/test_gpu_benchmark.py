@@ -74,6 +74,7 @@ def test_the_edit_is_the_same_in_every_call_and_process() -> None:
     first, second = (Subject.tiny().edit() for _ in range(2))
 
     assert first == second
+    assert first.reference is not None
     digest = hashlib.sha256(first.reference.tobytes()).hexdigest()
     assert digest.startswith("01c602df64d8eb9e")
 

@@ -29,6 +29,7 @@ def test_the_documented_defaults() -> None:
     request = EditRequest.parse(MINIMAL)
 
     assert request.model_dump(exclude={"prompt", "image"}) == {
+        "task": "edit",
         "negative_prompt": "",
         "size": "1024*1024",
         "num_inference_steps": 28,
@@ -107,6 +108,8 @@ def test_accepted(field: str, value: object) -> None:
         ("size", "4096*4096", 'must have sides between 256 and 2368, got "4096*4096"'),
         ("size", 1024, "must be a string, got 1024"),
         ("output_format", "gif", 'must be png or jpeg or webp, got "gif"'),
+        ("task", "draw", 'must be edit or generate, got "draw"'),
+        ("task", 1, "must be a string, got 1"),
         ("output_quality", 0, "must be between 1 and 100, got 0"),
         ("output_quality", 95.5, "must be an integer, got 95.5"),
         ("aspect_ratio", "22:9", 'must be "width:height" between 21:9 and 9:21, got "22:9"'),
@@ -253,5 +256,21 @@ def test_extensions_have_no_effect_on_a_documented_request() -> None:
     """They are optional, and their defaults are what a documented request gets."""
     fields = {name: EditRequest.model_fields[name] for name in extension_fields()}
 
-    assert fields.keys() == {"output_quality", "aspect_ratio"}
+    assert fields.keys() == {"task", "output_quality", "aspect_ratio"}
     assert not any(field.is_required() for field in fields.values())
+
+
+def test_generating_needs_no_image() -> None:
+    """The prompt alone suffices; an input image would have no effect, so it is refused."""
+    prompt = {"prompt": "a cloud", "task": "generate"}
+    request = EditRequest.parse({**prompt, "size": "512*768"})
+    with pytest.raises(InvalidRequest) as refused:
+        EditRequest.parse({**MINIMAL, "task": "generate", "size": "match_input"})
+
+    assert request.image is None
+    assert request.output_size(None) == Size(512, 768)
+    assert EditRequest.parse(prompt).output_size(None) == Size(1024, 1024)
+    assert str(refused.value) == (
+        'image must be absent when task is generate, got "https:..."; '
+        'size must be "width*height" when task is generate, got "match_input"'
+    )

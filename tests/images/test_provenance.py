@@ -1,8 +1,9 @@
 """How an image was made, as XMP."""
 
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
-from kontext.images.provenance import DIGITAL_SOURCE_TYPE, Provenance, xmp
+from kontext.images.provenance import EDITED, GENERATED, Provenance, xmp
 
 PROVENANCE = Provenance(
     software='kontext "1" & <more>',
@@ -24,9 +25,17 @@ def test_every_parameter_can_be_read_back() -> None:
 
     assert read.pop("about") == ""
     assert read.pop("CreatorTool") == PROVENANCE.software
-    assert read.pop("DigitalSourceType") == DIGITAL_SOURCE_TYPE
+    assert read.pop("DigitalSourceType") == EDITED
     assert read == PROVENANCE.fields()
     assert read["seed"] == "9223372036854775807"
+
+
+def test_an_image_without_input_is_wholly_of_a_model() -> None:
+    """IPTC has one term for an edited photograph and another for a generated image."""
+    (description,) = ET.fromstring(xmp(replace(PROVENANCE, task="generate")))[0]
+    read = {name.rpartition("}")[2]: value for name, value in description.attrib.items()}
+
+    assert (read["task"], read["DigitalSourceType"]) == ("generate", GENERATED)
 
 
 def test_the_parameters_fit_into_object_metadata() -> None:

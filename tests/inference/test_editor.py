@@ -269,6 +269,7 @@ def test_a_reference_is_encoded_in_float32(tiny: Model, bfloat16: Model) -> None
         with recorded(model) as calls:
             done(Editor(model, TRUE_CFG_SCALE), edit)
         seen[model.pipeline.dtype] = calls[0]["hidden_states"][:, 256:].float()
+    assert edit.reference is not None
     exact = reference_latents(with_weights_of(bfloat16), edit.reference)
 
     def error(latents: torch.Tensor) -> float:
@@ -343,3 +344,18 @@ def test_the_crop_keeps_the_upper_left(editor: Editor) -> None:
     )
 
     assert inside.tobytes() == canvas.crop((0, 0, 250, 250)).tobytes()
+
+
+def test_without_a_reference_the_prompt_alone_makes_the_image(editor: Editor, tiny: Model) -> None:
+    """No token of an image is read, the prompt and the seed count, and the next edit is clean."""
+    edit = an_edit()
+    before = done(editor, edit)
+    generated = dataclasses.replace(edit, reference=None)
+    with recorded(tiny) as calls:
+        first = done(editor, generated)
+
+    tokens = SMALL.tokens
+    assert [call["hidden_states"].shape[1] for call in calls] == [tokens] * len(calls)
+    assert first == done(editor, generated) != before
+    assert done(editor, dataclasses.replace(generated, seed=8)) != first
+    assert done(editor, edit) == before

@@ -94,6 +94,7 @@ def test_the_stand_in_paints_what_it_paints_in_diffusers(negative_prompt: str) -
         editor = Editor(Model(pipeline, "stand-in", "none"), true_cfg_scale=2.5)
         images.append(editor.edit(edit, lambda _: None))
 
+    assert edit.reference is not None
     assert images[0].getextrema() != edit.reference.getextrema()
     difference = ImageChops.difference(*images)
     assert max(difference.tobytes()) <= 1

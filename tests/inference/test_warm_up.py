@@ -50,6 +50,7 @@ def test_the_warm_up_begins_with_what_the_documentation_asks_for() -> None:
     first, *others = editor.edits
 
     assert first.size == Size(1024, 1024)
+    assert first.reference is not None
     assert first.reference.size == (1024, 1024)
     assert any(edit.request.negative_prompt for edit in others)
     assert any(edit.size.width != edit.size.height for edit in others)

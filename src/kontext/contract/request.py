@@ -22,6 +22,7 @@ from pydantic import (
     field_validator,
 )
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 
 from kontext.contract.json_types import Integer, Number, Text, violation
 from kontext.contract.output_format import OutputFormat
@@ -36,6 +37,11 @@ MAX_PROMPT_LENGTH = 10_000
 
 _TWO_SIZES = "aspect_ratio and size exclude each other; give one of them"
 
+EDIT, GENERATE = "edit", "generate"
+
+REQUIRED_TO_EDIT: dict[str, JsonValue] = {"required": True}
+"""Marks the field that Runpod documents as required, and that the extension `generate` lacks."""
+
 EXTENSION: dict[str, JsonValue] = {"extension": True}
 """Marks a field that Runpod does not document, and that a documented request never has."""
 
@@ -45,11 +51,19 @@ class EditRequest(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", validate_default=True)
 
+    task: StrictStr = Field(
+        default=EDIT,
+        description="`edit`, or `generate`: makes an image from the prompt alone, without `image`.",
+        json_schema_extra=EXTENSION,
+    )
     prompt: Text = Field(
         description="What to change, in words.", min_length=1, max_length=MAX_PROMPT_LENGTH
     )
-    image: Text = Field(
-        description="The image to edit: an http(s) URL, or a `data:` URL.", repr=False
+    image: Text | None = Field(
+        default=None,
+        description="The image to edit: an http(s) URL, or a `data:` URL.",
+        repr=False,
+        json_schema_extra=REQUIRED_TO_EDIT,
     )
     negative_prompt: Text = Field(
         default="",
@@ -110,6 +124,13 @@ class EditRequest(BaseModel):
             raise InvalidRequest("; ".join(problems))
         return request
 
+    @field_validator("task")
+    @classmethod
+    def _is_task(cls, task: str) -> str:
+        if task in {EDIT, GENERATE}:
+            return task
+        raise violation(f"must be {either((EDIT, GENERATE))}")
+
     @field_validator("prompt")
     @classmethod
     def _not_blank(cls, prompt: str) -> str:
@@ -119,7 +140,13 @@ class EditRequest(BaseModel):
 
     @field_validator("image")
     @classmethod
-    def _has_known_scheme(cls, image: str) -> str:
+    def _fits_task(cls, image: str | None, info: ValidationInfo) -> str | None:
+        if info.data.get("task") == GENERATE:
+            if image is not None:
+                raise violation(f"must be absent when task is {GENERATE}")
+            return None
+        if image is None:
+            raise PydanticCustomError("missing", "is required")
         if image[:8].lower().startswith(("http://", "https://", "data:")):
             return image
         raise violation("must be an http, https or data URL")
@@ -136,6 +163,8 @@ class EditRequest(BaseModel):
     @classmethod
     def _within_sides(cls, size: str, info: ValidationInfo) -> str:
         if size == MATCH_INPUT:
+            if info.data.get("task") == GENERATE:
+                raise violation(f'must be "width*height" when task is {GENERATE}')
             return size
         sides: SideLimits = info.context or DEFAULT_SIDES
         try:
@@ -171,14 +200,19 @@ class EditRequest(BaseModel):
         """Return the pixels to generate; None for `match_input`, which depends on the image."""
         return areas.generated(size).area if (size := self.fixed_size) else None
 
-    def output_size(self, source: Size, sides: SideLimits = DEFAULT_SIDES) -> Size:
-        """Return the size to deliver for an input image of size `source`.
+    def output_size(self, source: Size | None, sides: SideLimits = DEFAULT_SIDES) -> Size:
+        """Return the size to deliver.
+
+        Args:
+            source: The size of the input image; None if there is none.
+            sides: The limits of the deployment.
 
         Raises:
             InvalidRequest: `match_input` would give a size outside of the limits.
         """
-        if size := self.fixed_size:
-            return size
+        size = self.fixed_size
+        if size or source is None:
+            return size or Size.parse(self.size)
         if sides.allow(matched := source.native()):
             return matched
         raise InvalidRequest(

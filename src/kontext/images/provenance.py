@@ -6,10 +6,13 @@ Knows XMP; does not know image file formats. The prompt is never written.
 from dataclasses import asdict, dataclass
 from xml.etree import ElementTree as ET
 
-DIGITAL_SOURCE_TYPE = (
-    "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrainedAlgorithmicMedia"
-)
+from kontext.contract.request import EDIT, GENERATE
+
+_DIGITAL_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+EDITED = f"{_DIGITAL_SOURCE_TYPES}compositeWithTrainedAlgorithmicMedia"
 """IPTC's term for an image that was partly made by trained models."""
+GENERATED = f"{_DIGITAL_SOURCE_TYPES}trainedAlgorithmicMedia"
+"""IPTC's term for an image that was made by a trained model alone."""
 
 _NAMESPACES = {
     "x": "adobe:ns:meta/",
@@ -25,6 +28,7 @@ class Provenance:
     """How an image was made: everything needed to repeat the edit, except its prompts and input.
 
     Attributes:
+        task: Whether an image was edited or generated, in the contract's words.
         size: The size delivered, 'width*height'.
         generated: The size that the model generated, before it was scaled to `size`.
     """
@@ -38,6 +42,12 @@ class Provenance:
     guidance: float
     size: str
     generated: str
+    task: str = EDIT
+
+    @property
+    def digital_source_type(self) -> str:
+        """IPTC's term for how the image came about."""
+        return GENERATED if self.task == GENERATE else EDITED
 
     def fields(self) -> dict[str, str]:
         """Return every attribute as text, by name."""
@@ -52,7 +62,7 @@ def xmp(provenance: Provenance) -> bytes:
     rdf = ET.SubElement(root, _name("rdf", "RDF"))
     description = ET.SubElement(rdf, _name("rdf", "Description"))
     description.set(_name("rdf", "about"), "")
-    description.set(_name("Iptc4xmpExt", "DigitalSourceType"), DIGITAL_SOURCE_TYPE)
+    description.set(_name("Iptc4xmpExt", "DigitalSourceType"), provenance.digital_source_type)
     description.set(_name("xmp", "CreatorTool"), provenance.software)
     for name, value in provenance.fields().items():
         description.set(_name("kontext", name), value)

@@ -17,14 +17,14 @@ class Edit:
     Attributes:
         request: The caller's request; fields that take effect on the GPU are read from it.
         reference: The input image, RGB, both sides multiples of 16, with about the area of
-            `generated`; see `kontext.images.reference`.
+            `generated`, see `kontext.images.reference`; None makes an image from the prompt alone.
         size: The size of the result, on the 16-pixel grid or off it.
         generated: The size to generate and then scale to `size`, on the grid or off it.
         seed: The seed, 0..2^63-1, from the request or drawn.
     """
 
     request: EditRequest
-    reference: Image.Image
+    reference: Image.Image | None
     size: Size
     generated: Size
     seed: int

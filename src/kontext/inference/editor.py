@@ -69,7 +69,7 @@ class Editor:
         canvas = edit.generated.grid
         request, guided = edit.request, _is_guided(edit)
         images = self._pipeline(
-            image=self.reference_encoder.encode(edit.reference),
+            image=self.reference_encoder.encode(edit.reference) if edit.reference else None,
             prompt=request.prompt,
             negative_prompt=request.negative_prompt if guided else None,
             true_cfg_scale=self._true_cfg_scale if guided else 1.0,
