@@ -151,13 +151,14 @@ def test_after_the_warm_up_nothing_is_compiled_again(plan: Plan) -> None:
 
 
 def varied_edits() -> Iterator[Edit]:
-    """Yield 32 edits of different sizes, references, prompts and negative prompts."""
+    """Yield 32 edits of different sizes, references or none, prompts and negative prompts."""
     for index in range(32):
         width, height = 256 + 16 * (index * 5 % 13), 256 + 16 * (index * 7 % 11)
         other = (256 + 16 * (index % 5), 256 + 16 * (index % 3))
+        reference = Image.new("RGB", (width, height) if index % 2 else other)
         yield an_edit(
             Size(width, height),
-            reference=Image.new("RGB", (width, height) if index % 2 else other),
+            reference=reference if index % 8 else None,
             prompt="blue " * (1 + 8 * index),
             negative_prompt="red " * (index % 3),
             num_inference_steps=1,
