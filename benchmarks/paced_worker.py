@@ -54,7 +54,7 @@ class SleepingEditor:
 class NoSafetyChecker:
     """A safety checker that passes every image."""
 
-    def flags(self, _image: Image.Image) -> bool:
+    def flags(self, _image: Image.Image, _tolerance: int) -> bool:
         """Pass the image."""
         return False
 

@@ -202,6 +202,7 @@ NEAR = {
     "output_format": st.sampled_from(["png", "jpeg", "PNG", "webp", "", 1]),
     "enable_safety_checker": st.sampled_from([True, False, 0, "false", "no"]),
     "task": st.sampled_from(["edit", "generate", "", "Edit", 1, ["edit"]]),
+    "safety_tolerance": st.sampled_from([0, 6.0, -1, 7, "2", False]),
     "output_quality": st.sampled_from([1, 100.0, 0, 101, "95", 10**400, True]),
     "aspect_ratio": st.sampled_from(
         ["1:1", "21:9", "9:21", "22:9", "0:0", "1:0", "९:९", "1:1\n", "16/9", 1.5, "9" * 99 + ":9"]

@@ -44,6 +44,7 @@ NOT_OFFERED = {
     "stop_timeout_seconds": "rarely worth a change",
     "shutdown_seconds": "rarely worth a change",
     "max_internal_errors": "rarely worth a change",
+    "max_safety_tolerance": "for contracts of other vendors",
     "max_steps": "for contracts of other vendors",
     "max_guidance": "for contracts of other vendors",
     "runpod_endpoint_id": "set by Runpod",

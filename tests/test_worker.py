@@ -55,8 +55,10 @@ class FixedChecker:
 
     def __init__(self, flagged: bool = False) -> None:
         self.flagged = flagged
+        self.tolerances: list[int] = []
 
-    def flags(self, _image: Image.Image) -> bool:
+    def flags(self, _image: Image.Image, tolerance: int) -> bool:
+        self.tolerances.append(tolerance)
         return self.flagged
 
 
@@ -85,9 +87,9 @@ class Bench:
         self.storage = MemoryStorage()
         self.updates = Updates()
         chosen = Settings.load(**settings)
-        fetcher, checker = ImageFetcher(address_policy(chosen)), FixedChecker(flagged)
+        fetcher, self.checker = ImageFetcher(address_policy(chosen)), FixedChecker(flagged)
         self.worker = Worker(
-            chosen, fetcher, self.editor, checker, self.storage, self.updates, GpuExecutor()
+            chosen, fetcher, self.editor, self.checker, self.storage, self.updates, GpuExecutor()
         )
 
     async def run(self, **fields: Any) -> dict[str, Any]:
@@ -216,6 +218,17 @@ async def test_extensions_take_effect() -> None:
     assert Image.open(io.BytesIO(first.content)).format == "WEBP"
     assert Image.open(io.BytesIO(first.content)).size == (1568, 672)
     assert first.content != second.content
+
+
+async def test_a_deployer_can_cap_the_safety_tolerance() -> None:
+    """The checker gets what was asked for; more than the deployer allows is refused."""
+    bench = Bench(max_safety_tolerance=2)
+    accepted = await bench.run(safety_tolerance=0)
+    refused = await bench.run(safety_tolerance=3)
+
+    assert accepted.keys() == {"image_url", "cost"}
+    assert bench.checker.tolerances == [0]
+    assert refused == {"error": "safety_tolerance must be between 0 and 2, got 3"}
 
 
 async def test_generating_fetches_nothing() -> None:

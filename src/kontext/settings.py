@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kontext.comma_separated import CommaSeparated, Networks
 from kontext.contract.pricing import USD_PER_MEGAPIXEL, Pricing
-from kontext.contract.request import EditRequest, documented_maximum, widened
+from kontext.contract.request import DEFAULT_SAFETY_TOLERANCE, EditRequest, limited, maximum
 from kontext.contract.size import (
     DEFAULT_AREAS,
     DEFAULT_SIDES,
@@ -98,18 +98,24 @@ class Settings(BaseSettings):
         "before an image is refused.",
     )
     max_steps: int = Field(
-        default=round(documented_maximum("num_inference_steps")),
-        ge=documented_maximum("num_inference_steps"),
+        default=round(maximum("num_inference_steps")),
+        ge=maximum("num_inference_steps"),
         le=100,
         description="Most `num_inference_steps` that a request may ask for; Runpod documents "
-        f"{documented_maximum('num_inference_steps'):g}.",
+        f"{maximum('num_inference_steps'):g}.",
     )
     max_guidance: float = Field(
-        default=documented_maximum("guidance"),
-        ge=documented_maximum("guidance"),
+        default=maximum("guidance"),
+        ge=maximum("guidance"),
         le=24,
         description="Highest `guidance` that a request may ask for; Runpod documents "
-        f"{documented_maximum('guidance'):g}.",
+        f"{maximum('guidance'):g}.",
+    )
+    max_safety_tolerance: int = Field(
+        default=round(maximum("safety_tolerance")),
+        ge=DEFAULT_SAFETY_TOLERANCE,
+        le=maximum("safety_tolerance"),
+        description="Highest `safety_tolerance` that a request may ask for.",
     )
     min_side: int = Field(
         default=DEFAULT_SIDES.shortest, ge=16, le=4096, description="Shortest side, in pixels."
@@ -268,7 +274,11 @@ class Settings(BaseSettings):
     @property
     def request(self) -> type[EditRequest]:
         """The fields of a job's `input`, in the ranges that this worker accepts."""
-        return widened(self.max_steps, self.max_guidance)
+        return limited(
+            num_inference_steps=self.max_steps,
+            guidance=self.max_guidance,
+            safety_tolerance=self.max_safety_tolerance,
+        )
 
     @property
     def pricing(self) -> Pricing:

@@ -180,7 +180,9 @@ class Worker:
         with timings.measure("edit"):
             image = self._editor.edit(edit, on_step)
         with timings.measure("safety"):
-            flagged = edit.request.enable_safety_checker and self._checker.flags(image)
+            flagged = edit.request.enable_safety_checker and self._checker.flags(
+                image, edit.request.safety_tolerance
+            )
         return image, flagged
 
     def _result_file(self, job: Job, edit: Edit, image: Image.Image) -> ResultFile:

@@ -8,8 +8,8 @@ from kontext.contract.request import (
     MAX_PROMPT_LENGTH,
     EditRequest,
     extension_fields,
+    limited,
     unknown_keys,
-    widened,
 )
 from kontext.contract.size import SideLimits, Size
 from kontext.errors import InvalidRequest
@@ -38,6 +38,7 @@ def test_the_documented_defaults() -> None:
         "output_format": "png",
         "enable_safety_checker": True,
         "output_quality": 95,
+        "safety_tolerance": 2,
         "aspect_ratio": None,
     }
 
@@ -110,6 +111,7 @@ def test_accepted(field: str, value: object) -> None:
         ("output_format", "gif", 'must be png or jpeg or webp, got "gif"'),
         ("task", "draw", 'must be edit or generate, got "draw"'),
         ("task", 1, "must be a string, got 1"),
+        ("safety_tolerance", 7, "must be between 0 and 6, got 7"),
         ("output_quality", 0, "must be between 1 and 100, got 0"),
         ("output_quality", 95.5, "must be an integer, got 95.5"),
         ("aspect_ratio", "22:9", 'must be "width:height" between 21:9 and 9:21, got "22:9"'),
@@ -239,7 +241,7 @@ def test_an_aspect_ratio_obeys_the_limits_of_sides() -> None:
 
 def test_a_deployment_can_allow_more_steps_and_guidance() -> None:
     """The wider ranges hold, and the sentences name them; all else stays as documented."""
-    wide = widened(max_steps=100, max_guidance=24)
+    wide = limited(num_inference_steps=100, guidance=24)
     request = wide.parse({**MINIMAL, "num_inference_steps": 100, "guidance": 24})
     with pytest.raises(InvalidRequest) as refused:
         wide.parse({**MINIMAL, "num_inference_steps": 101, "guidance": 25, "seed": -2})
@@ -256,7 +258,7 @@ def test_extensions_have_no_effect_on_a_documented_request() -> None:
     """They are optional, and their defaults are what a documented request gets."""
     fields = {name: EditRequest.model_fields[name] for name in extension_fields()}
 
-    assert fields.keys() == {"task", "output_quality", "aspect_ratio"}
+    assert fields.keys() == {"task", "output_quality", "safety_tolerance", "aspect_ratio"}
     assert not any(field.is_required() for field in fields.values())
 
 

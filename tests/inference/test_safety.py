@@ -49,6 +49,22 @@ def test_the_threshold_decides(probability: float, flagged: bool) -> None:
     assert SafetyChecker(*classifier(probability), threshold=0.85).flags(IMAGE) is flagged
 
 
+@pytest.mark.parametrize(
+    ("tolerance", "threshold"),
+    [(0, 0.2833), (1, 0.5667), (2, 0.85), (3, 0.88), (4, 0.91), (5, 0.94), (6, 0.97)],
+)
+def test_a_tolerance_moves_the_threshold(tolerance: int, threshold: float) -> None:
+    """Each step lets more pass; 2 is the deployer's own threshold, and a certain score flags."""
+    below, above = (
+        SafetyChecker(*classifier(threshold + difference), threshold=0.85)
+        for difference in (-0.001, 0.001)
+    )
+
+    assert not below.flags(IMAGE, tolerance)
+    assert above.flags(IMAGE, tolerance)
+    assert SafetyChecker(*classifier(1.0), threshold=0.85).flags(IMAGE, tolerance)
+
+
 def test_the_score_is_the_models_own() -> None:
     """The probability is the softmax of the classifier's logits for its label 'nsfw'."""
     checker = SafetyChecker(*classifier(0.123456), threshold=0.85)

@@ -31,7 +31,7 @@ TEST_INPUT = json.loads((Path(__file__).parents[2] / "test_input.json").read_tex
 class Lenient:
     """A checker that flags nothing."""
 
-    def flags(self, _image: Image.Image) -> bool:
+    def flags(self, _image: Image.Image, _tolerance: int) -> bool:
         return False
 
 

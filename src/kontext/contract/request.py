@@ -37,6 +37,9 @@ MAX_PROMPT_LENGTH = 10_000
 
 _TWO_SIZES = "aspect_ratio and size exclude each other; give one of them"
 
+DEFAULT_SAFETY_TOLERANCE = 2
+"""The default of Black Forest Labs' own API, whose scale it is."""
+
 EDIT, GENERATE = "edit", "generate"
 
 REQUIRED_TO_EDIT: dict[str, JsonValue] = {"required": True}
@@ -96,6 +99,14 @@ class EditRequest(BaseModel):
         ge=1,
         le=100,
         description="Quality of a `jpeg` or `webp`; a `png` loses nothing.",
+        json_schema_extra=EXTENSION,
+    )
+    safety_tolerance: Integer = Field(
+        default=DEFAULT_SAFETY_TOLERANCE,
+        ge=0,
+        le=6,
+        description="How much the safety checker lets pass: 0 the least, 2 what the deployer's "
+        "threshold says, 6 the most.",
         json_schema_extra=EXTENSION,
     )
     aspect_ratio: StrictStr | None = Field(
@@ -227,23 +238,24 @@ def extension_fields() -> set[str]:
     return {name for name, field in fields if field.json_schema_extra == EXTENSION}
 
 
-def widened(max_steps: int, max_guidance: float) -> type[EditRequest]:
-    """Return the request of a deployment that allows more steps and guidance than documented."""
-    fields: dict[str, Any] = {
-        "num_inference_steps": _with_maximum("num_inference_steps", max_steps),
-        "guidance": _with_maximum("guidance", max_guidance),
-    }
+def limited(**maxima: float) -> type[EditRequest]:
+    """Return the request of a deployment with other maxima than those of `EditRequest`.
+
+    Args:
+        maxima: The highest value of each of these fields.
+    """
+    fields: dict[str, Any] = {name: _with_maximum(name, most) for name, most in maxima.items()}
     return create_model("EditRequest", __base__=EditRequest, **fields)
 
 
-def _with_maximum(name: str, maximum: float) -> tuple[Any, FieldInfo]:
+def _with_maximum(name: str, most: float) -> tuple[Any, FieldInfo]:
     field = copy(EditRequest.model_fields[name])
-    field.metadata = [Le(maximum) if isinstance(rule, Le) else rule for rule in field.metadata]
+    field.metadata = [Le(most) if isinstance(rule, Le) else rule for rule in field.metadata]
     return field.annotation, field
 
 
-def documented_maximum(name: str) -> float:
-    """Return the highest value that Runpod documents for a field."""
+def maximum(name: str) -> float:
+    """Return the highest value of a field, unless the deployer sets another."""
     (limit,) = (rule for rule in EditRequest.model_fields[name].metadata if isinstance(rule, Le))
     return float(str(limit.le))
 

@@ -47,5 +47,5 @@ class Editor(Protocol):
 class Checker(Protocol):
     """Judges whether an image is safe; implemented by `kontext.inference.safety.SafetyChecker`."""
 
-    def flags(self, image: Image.Image) -> bool:
+    def flags(self, image: Image.Image, tolerance: int) -> bool:
         """Return whether `image` is unsafe, so that it must not be returned."""

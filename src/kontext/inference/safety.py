@@ -14,6 +14,7 @@ from transformers import ViTForImageClassification
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from kontext.contract.request import DEFAULT_SAFETY_TOLERANCE
 from kontext.errors import BootError
 from kontext.inference import stand_in
 from kontext.inference.gpu_faults import GpuGuard
@@ -66,21 +67,25 @@ class SafetyChecker:
         self._guard = guard or GpuGuard()
         self._unsafe = classifier.config.label2id[UNSAFE_LABEL]
 
-    def flags(self, image: Image.Image) -> bool:
+    def flags(self, image: Image.Image, tolerance: int = DEFAULT_SAFETY_TOLERANCE) -> bool:
         """Return whether `image` (RGB) is unsafe, so that it must not be returned.
+
+        Args:
+            image: The image.
+            tolerance: 0..6, of the contract; see `tolerated`.
 
         Raises:
             OutOfMemory: The checker does not fit into the GPU's memory.
             GpuFault: The GPU or its context is lost.
         """
         return self._guard.run(
-            lambda: self._flags(image),
+            lambda: self._flags(image, tolerated(self._threshold, tolerance)),
             "The safety checker ran out of GPU memory; ask for a smaller size",
         )
 
-    def _flags(self, image: Image.Image) -> bool:
+    def _flags(self, image: Image.Image, threshold: float) -> bool:
         # Not `>=`: NaN must flag.
-        if self.probability(image) < self._threshold:
+        if self.probability(image) < threshold:
             return False
         return self._second_opinion is None or self._second_opinion.flags(image)
 
@@ -90,6 +95,22 @@ class SafetyChecker:
         pixels = self._processor(image, return_tensors="pt")["pixel_values"]
         logits = self._classifier(pixel_values=pixels.to(self._classifier.device)).logits
         return float(logits.softmax(-1)[0, self._unsafe])
+
+
+def tolerated(threshold: float, tolerance: int) -> float:
+    """Return the probability from which an image is flagged at a tolerance.
+
+    In equal parts from a third of the threshold at 0 to the threshold itself at 2, and from there
+    four fifths of the way to certainty at 6, so that a certain score flags at every tolerance. The
+    scale is Black Forest Labs'; what it stands for there is not published, so this is a choice.
+
+    Args:
+        threshold: The probability at the default tolerance, 0..1.
+        tolerance: 0..6.
+    """
+    if tolerance <= DEFAULT_SAFETY_TOLERANCE:
+        return threshold * (tolerance + 1) / (DEFAULT_SAFETY_TOLERANCE + 1)
+    return threshold + (1 - threshold) * (tolerance - DEFAULT_SAFETY_TOLERANCE) / 5
 
 
 def load(
