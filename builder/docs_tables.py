@@ -8,11 +8,11 @@ from pydantic.fields import FieldInfo
 
 from kontext import errors
 from kontext.address_policy import address_policy
+from kontext.contract.fields import extension_fields
 from kontext.contract.request import (
     MAX_PROMPT_LENGTH,
     REQUIRED_TO_EDIT,
     EditRequest,
-    extension_fields,
 )
 from kontext.contract.size import DEFAULT_SIDES
 from kontext.images.data_url import MEGABYTE

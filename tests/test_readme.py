@@ -9,7 +9,8 @@ from itertools import pairwise
 import pytest
 from codegen_check.__main__ import cases
 
-from kontext.contract.request import EditRequest, extension_fields
+from kontext.contract.fields import extension_fields
+from kontext.contract.request import EditRequest
 from tests.support.pages import ROOT, blocks, codes, commands, languages
 
 COMMANDS = [command for block in blocks("bash") for command in commands(block)]

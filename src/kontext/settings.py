@@ -18,8 +18,9 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kontext.comma_separated import CommaSeparated, Networks
+from kontext.contract.fields import limited, maximum
 from kontext.contract.pricing import USD_PER_MEGAPIXEL, Pricing
-from kontext.contract.request import DEFAULT_SAFETY_TOLERANCE, EditRequest, limited, maximum
+from kontext.contract.request import DEFAULT_SAFETY_TOLERANCE, EditRequest
 from kontext.contract.size import (
     DEFAULT_AREAS,
     DEFAULT_SIDES,

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
+from kontext.contract.fields import extension_fields, limited
 from kontext.contract.request import (
     MAX_PROMPT_LENGTH,
     EditRequest,
-    extension_fields,
-    limited,
     unknown_keys,
 )
 from kontext.contract.size import SideLimits, Size

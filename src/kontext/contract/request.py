@@ -5,10 +5,8 @@ docs/contract.md and the tests are derived from it. Does not know images, networ
 """
 
 from collections.abc import Mapping
-from copy import copy
-from typing import Any, Self
+from typing import Self
 
-from annotated_types import Le
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -18,10 +16,8 @@ from pydantic import (
     StrictStr,
     ValidationError,
     ValidationInfo,
-    create_model,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from kontext.contract.json_types import Integer, Number, Text, violation
@@ -230,34 +226,6 @@ class EditRequest(BaseModel):
             f"size match_input needs sides between {sides.shortest} and {sides.longest}, "
             f"got {matched} for an image of {source}; give width*height"
         )
-
-
-def extension_fields() -> set[str]:
-    """Return the names of the fields that Runpod does not document."""
-    fields = EditRequest.model_fields.items()
-    return {name for name, field in fields if field.json_schema_extra == EXTENSION}
-
-
-def limited(**maxima: float) -> type[EditRequest]:
-    """Return the request of a deployment with other maxima than those of `EditRequest`.
-
-    Args:
-        maxima: The highest value of each of these fields.
-    """
-    fields: dict[str, Any] = {name: _with_maximum(name, most) for name, most in maxima.items()}
-    return create_model("EditRequest", __base__=EditRequest, **fields)
-
-
-def _with_maximum(name: str, most: float) -> tuple[Any, FieldInfo]:
-    field = copy(EditRequest.model_fields[name])
-    field.metadata = [Le(most) if isinstance(rule, Le) else rule for rule in field.metadata]
-    return field.annotation, field
-
-
-def maximum(name: str) -> float:
-    """Return the highest value of a field, unless the deployer sets another."""
-    (limit,) = (rule for rule in EditRequest.model_fields[name].metadata if isinstance(rule, Le))
-    return float(str(limit.le))
 
 
 def unknown_keys(data: object) -> list[str]:
