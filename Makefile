@@ -25,10 +25,10 @@ serve: $(VENV)/installed  ## Runpod's API on this machine, PORT=8000
 
 ##@ Check it
 
-# Of two cores three processes keep more busy than two: many tests wait for servers and workers.
-PROCESSES ?= 3
+# Twice as many processes as the two cores of CI: many tests wait for servers and workers.
+PROCESSES ?= 4
 PARALLEL := -n $(PROCESSES) --dist worksteal
-test: $(VENV)/installed .venv-s3/installed  ## run every test, PROCESSES=3
+test: $(VENV)/installed .venv-s3/installed  ## run every test, PROCESSES=4
 	$(BIN)/python -m pytest $(PARALLEL)
 
 # Those that need no S3 server, worker process or model, and do not import torch.
