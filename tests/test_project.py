@@ -126,6 +126,13 @@ def test_the_local_server_looks_for_the_packages_of_its_extra() -> None:
     }
 
 
+def test_the_server_looks_for_what_the_extra_declares() -> None:
+    """The packages whose absence it reports are those that `kontext[local]` installs."""
+    declared = [Requirement(each).name for each in PROJECT["optional-dependencies"]["local"]]
+
+    assert list(EXTRA) == declared
+
+
 def test_a_plain_install_names_the_extra(wheel: Path, tmp_path: Path) -> None:
     """Without the extra the server says in one sentence what is missing."""
     python = environment_with(tmp_path / "plain", wheel, PROJECT["dependencies"])
